@@ -1,0 +1,161 @@
+"""Quality against bitrate: systems over clips, in parallel and resumable."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from rvq.errors import InputError, RvqError
+from rvq.evaluate import metrics
+from rvq.evaluate.baselines import Audio, System
+from rvq.evaluate.cache import RecordCache, record_key
+from rvq.evaluate.results import Evaluation, Failure, Record, SystemInfo
+
+
+def evaluate(
+    clips: Sequence[str | Path],
+    systems: Sequence[System],
+    *,
+    workers: int = 2,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Send every clip through every system and measure what comes back.
+
+    Clips that cannot be read, and pairs that a system refuses, are listed under `failures`; the
+    rest goes on. They are tried again next time, cache or not.
+
+    Args:
+        clips: paths of audio files, in any format libsndfile reads; repeated ones count once.
+        systems: what to compare, with distinct names.
+        workers: processes to spread the pairs over, each with one thread; 1 stays in this
+            process. More need, in a script, the usual `if __name__ == "__main__":`.
+        cache: file of finished records to skip and to append to.
+        progress: called with (pairs finished, pairs in all) after every pair and once at the
+            start.
+
+    Raises:
+        InputError: no clips or systems, or two systems of one name.
+        FormatError: the cache is a file of another kind.
+        RvqError: a program, model or package is missing, or a worker process died.
+    """
+    if not clips or not systems:
+        raise InputError(f"nothing to do with {len(clips)} clips and {len(systems)} systems")
+    infos = tuple(SystemInfo(s.name, s.family, s.nominal_kbps, s.version) for s in systems)
+    names = [info.name for info in infos]
+    if len(set(names)) < len(names):
+        raise InputError(f"systems must have distinct names, got {', '.join(names)}")
+    versions = metrics.versions()
+    store = RecordCache(cache)
+
+    results: dict[int, Record | Failure] = {}  # by place: clips in order, then systems
+    jobs: list[_Job] = []
+    paths = list(dict.fromkeys(map(str, clips)))
+    for index, clip in enumerate(paths):
+        first = index * len(systems)
+        try:
+            digest = hashlib.sha256(Path(clip).read_bytes()).hexdigest()
+        except OSError as error:
+            results[first] = Failure(clip, None, error.strerror or str(error))
+            continue
+        for place, (system, info) in enumerate(zip(systems, infos, strict=True), start=first):
+            key = record_key(digest, info, versions)
+            record = store.find(key, clip)
+            if record is None:
+                jobs.append(_Job(place, key, clip, system))
+            else:
+                results[place] = record
+
+    total = len(paths) * len(systems)
+    done = total - len(jobs)
+    if progress:
+        progress(done, total)
+    for job, result in _run(jobs, workers):
+        results[job.place] = result
+        if isinstance(result, Record):
+            store.add(job.key, result)
+        done += 1
+        if progress:
+            progress(done, total)
+    ordered = [results[place] for place in sorted(results)]
+    records = tuple(result for result in ordered if isinstance(result, Record))
+    # An unreadable clip fails once per system, and is named once.
+    failures = dict.fromkeys(result for result in ordered if isinstance(result, Failure))
+    return Evaluation(infos, records, tuple(failures), versions)
+
+
+def measure(clip: str, system: System) -> Record | Failure:
+    """One clip through one system: what a worker does."""
+    import soundfile
+
+    try:
+        samples, sample_rate = soundfile.read(clip, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        return Failure(clip, None, str(error))
+    audio: Audio = np.ascontiguousarray(samples.T)
+    if audio.size == 0 or not np.isfinite(audio).all():
+        return Failure(clip, None, "no samples, or samples that are not finite")
+    try:
+        result = system.roundtrip(audio, sample_rate)
+        decoded = metrics.align(audio, result.audio, sample_rate)
+        scores = metrics.score(audio, decoded, sample_rate)
+    except (RvqError, RuntimeError, OSError) as error:  # RuntimeError: onnxruntime's, libsndfile's
+        return Failure(clip, system.name, str(error))
+    seconds = audio.shape[1] / sample_rate
+    return Record(clip, system.name, seconds, result.n_bytes, result.payload_bytes, scores)
+
+
+@dataclass(frozen=True)
+class _Job:
+    place: int
+    key: str
+    clip: str
+    system: System
+
+
+def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Record | Failure]]:
+    """Results as they come."""
+    if workers <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield job, measure(job.clip, job.system)
+        return
+    # Spawned, not forked: onnxruntime's and BLAS's threads do not survive a fork.
+    with (
+        _one_thread_per_child(),
+        ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool,
+    ):
+        waiting = {pool.submit(measure, job.clip, job.system): job for job in jobs}
+        try:
+            while waiting:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool:
+            raise RvqError(
+                "a worker process died, perhaps for lack of memory; "
+                "run again with workers=1 (finished clips are kept if there is a cache)"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_per_child() -> Iterator[None]:
+    """Children inherit the limit; threads of several processes on the same cores only wait."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

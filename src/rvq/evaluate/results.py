@@ -1,0 +1,173 @@
+"""What an evaluation finds: records, failures, and their means with intervals."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rvq.errors import InputError
+from rvq.evaluate.metrics import Scores
+
+
+@dataclass(frozen=True)
+class Record:
+    """One clip through one system.
+
+    Attributes:
+        clip: path of the clip as it was given.
+        system: name of the system.
+        seconds: length of the clip.
+        n_bytes: size of the compressed file.
+        payload_bytes: size without container, or None if not known.
+        scores: quality after removing a constant delay of up to 100 ms.
+    """
+
+    clip: str
+    system: str
+    seconds: float
+    n_bytes: int
+    payload_bytes: int | None
+    scores: Scores
+
+    @property
+    def file_kbps(self) -> float:
+        """True bitrate of the file."""
+        return self.n_bytes / 125 / self.seconds
+
+    @property
+    def payload_kbps(self) -> float:
+        """True bitrate without container; nan if not known."""
+        if self.payload_bytes is None:
+            return math.nan
+        return self.payload_bytes / 125 / self.seconds
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A clip, or one system's attempt at it, that gave no record.
+
+    Attributes:
+        clip: path of the clip as it was given.
+        system: name of the system, or None if the clip itself cannot be read.
+        reason: what went wrong.
+    """
+
+    clip: str
+    system: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class SystemInfo:
+    """What was measured: the properties of a `System` of the same names."""
+
+    name: str
+    family: str
+    nominal_kbps: float
+    version: str
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its uncertainty.
+
+    Attributes:
+        mean: over the clips that have a value; nan without any.
+        half_width: the 95% interval is mean ± half_width; nan for fewer than two clips.
+        n: how many clips have a value.
+    """
+
+    mean: float
+    half_width: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Interval":
+        """Student's t interval of the finite values among `values`."""
+        finite = np.array([value for value in values if math.isfinite(value)])
+        n = len(finite)
+        if n == 0:
+            return cls(math.nan, math.nan, 0)
+        half = math.nan
+        if n > 1:
+            half = float(_t_quantile(n - 1) * finite.std(ddof=1) / math.sqrt(n))
+        return cls(float(finite.mean()), half, n)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that `evaluate` found.
+
+    Attributes:
+        systems: the systems in the order given.
+        records: one per clip and system, in the order of clips, then systems.
+        failures: what gave no record.
+        metric_versions: the packages that measured.
+    """
+
+    systems: tuple[SystemInfo, ...]
+    records: tuple[Record, ...]
+    failures: tuple[Failure, ...]
+    metric_versions: dict[str, str]
+
+    def of(self, system: str) -> list[Record]:
+        """The records of one system.
+
+        Raises:
+            InputError: no system has that name.
+        """
+        names = [info.name for info in self.systems]
+        if system not in names:
+            raise InputError(f"no system is named {system!r}; there are {', '.join(names)}")
+        return [record for record in self.records if record.system == system]
+
+    def summary(self, system: str, metric: str) -> Interval:
+        """Mean of one measure over clips, with its 95% interval.
+
+        Args:
+            system: name of a system.
+            metric: name of a field of `Scores`.
+        """
+        return Interval.of(getattr(record.scores, metric) for record in self.of(system))
+
+    def difference(self, system: str, other: str, metric: str) -> Interval:
+        """Mean over clips of `system`'s score minus `other`'s, with its 95% interval.
+
+        Clips differ more than codecs do: paired per clip, a difference shows that the intervals of
+        the two means hide. Clips that lack one of the values are left out.
+        """
+        base = {record.clip: getattr(record.scores, metric) for record in self.of(other)}
+        return Interval.of(
+            getattr(record.scores, metric) - base[record.clip]
+            for record in self.of(system)
+            if record.clip in base
+        )
+
+    def file_kbps(self, system: str) -> float:
+        """True bitrate of a system's files: all bits over all seconds; nan without records."""
+        records = self.of(system)
+        seconds = sum(record.seconds for record in records)
+        return sum(record.n_bytes for record in records) / 125 / seconds if records else math.nan
+
+    def payload_kbps(self, system: str) -> float:
+        """The same without containers; nan if not known."""
+        records = self.of(system)
+        seconds = sum(record.seconds for record in records)
+        payloads = [record.payload_bytes for record in records]
+        known = [payload for payload in payloads if payload is not None]
+        return sum(known) / 125 / seconds if records and known == payloads else math.nan
+
+
+def _t_quantile(degrees: int) -> float:
+    """97.5% quantile of Student's t, within 0.03 (Abramowitz and Stegun 1964, 26.7.5)."""
+    if degrees <= 2:
+        return (12.706, 4.303)[degrees - 1]
+    z = 1.959964
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / degrees**power for power, term in enumerate(terms))

@@ -1,0 +1,1 @@
+"""What is trained: quantizer layer, encoders, decoders, discriminators (torch)."""

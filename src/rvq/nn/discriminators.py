@@ -1,0 +1,72 @@
+"""Discriminators: small judges of short-time spectra that drive adversarial training."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from rvq.nn import stft
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Shape of a multi-scale STFT discriminator.
+
+    Attributes:
+        n_ffts: window lengths in samples, one discriminator each; hops are a quarter of it.
+        channels: channels of the hidden layers.
+    """
+
+    n_ffts: tuple[int, ...] = (2048, 1024, 512)
+    channels: int = 24
+
+
+class STFTDiscriminator(nn.Module):
+    """2-D convolutions over one complex spectrogram, as in EnCodec (Défossez et al. 2022).
+
+    Unlike EnCodec's it halves the frequency axis early and sees compressed magnitudes: a tenth of
+    the arithmetic, and quiet high frequencies weigh as they sound.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, channels: int) -> None:
+        super().__init__()
+        window = torch.hann_window(n_fft) * (2 / n_fft**0.5)
+        self.register_buffer("window", window, persistent=False)
+        shapes = [  # inputs, outputs, kernel, stride over (time, frequency)
+            (2, channels, (3, 9), (1, 4)),
+            (channels, channels, (3, 5), (1, 2)),
+            (channels, 2 * channels, (3, 5), (1, 2)),
+            (2 * channels, 2 * channels, (3, 5), (1, 2)),
+        ]
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(i, o, k, s, padding=(k[0] // 2, k[1] // 2)))
+            for i, o, k, s in shapes
+        )
+        self.judge = weight_norm(nn.Conv2d(2 * channels, 1, (3, 3), padding=(1, 1)))
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Audio `[batch, n_samples]` -> judgement per patch, and the features that led to it."""
+        x = stft.centred(audio, self.window)
+        x = x * (x.square().sum(-1, keepdim=True) + 1e-6).pow(-0.3)
+        x = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return self.judge(x), features
+
+
+class MultiScaleSTFTDiscriminator(nn.Module):
+    """STFT discriminators at several resolutions."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(STFTDiscriminator(n, config.channels) for n in config.n_ffts)
+
+    def forward(self, audio: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+        """Audio `[batch, n_samples]` -> judgements and features of every scale."""
+        return [scale(audio) for scale in self.scales]

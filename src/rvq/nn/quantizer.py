@@ -1,0 +1,250 @@
+"""Residual vector quantization as a torch layer: straight-through, EMA codebooks, restarts, dropout.
+
+Codebooks move by exponential moving averages of the vectors assigned to them (van den Oord et al.
+2017, appendix A.1), the encoder feels a commitment loss, and a random number of codebooks per item
+makes one model serve every bitrate (Zeghidour et al. 2021, SoundStream, section III-C).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rvq.errors import InputError
+from rvq.quantize.residual import ResidualQuantizer
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """Settings of a `ResidualVectorQuantizer`.
+
+    Attributes:
+        n_codebooks: stages of the residual quantizer.
+        codebook_size: codewords K per codebook.
+        dim: dimension D of the latent vectors.
+        decay: EMA decay of codeword counts and sums, per step.
+        restart_share: a codeword used less than this fraction of the uniform share 1/K is dead.
+        restart_every: steps between looks for dead codewords.
+        warmup_vectors: training vectors passed through unquantized before k-means sees any; the
+            latents of an untrained encoder are nearly all alike and make useless codebooks.
+        init_vectors: vectors gathered after the warm-up for the k-means initialisation.
+        dropout: probability that an item is quantized with a random number of codebooks.
+    """
+
+    n_codebooks: int = 16
+    codebook_size: int = 1024
+    dim: int = 128
+    decay: float = 0.99
+    restart_share: float = 0.1
+    restart_every: int = 20
+    warmup_vectors: int = 300_000
+    init_vectors: int = 30_000
+    dropout: float = 0.8
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What the quantizer makes of a batch of latents.
+
+    Attributes:
+        latents: quantized latents with straight-through gradient, `[batch, n_frames, dim]`.
+        codes: `[batch, n_frames, n_codebooks]`, -1 where dropout left a codebook out or the layer
+            is still warming up.
+        commitment: scalar, squared distance of residuals to their codewords summed over codebooks,
+            relative to the variance of the latents.
+    """
+
+    latents: Tensor
+    codes: Tensor
+    commitment: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """One codebook: nearest codeword, EMA update, restart of dead codewords."""
+
+    codebook: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        size, dim = config.codebook_size, config.dim
+        self.register_buffer("codebook", torch.zeros(size, dim))
+        self.register_buffer("counts", torch.ones(size))
+        self.register_buffer("sums", torch.zeros(size, dim))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Index of the nearest codeword of every vector: `[n, dim]` -> `[n]`."""
+        # |x - c|^2 is smallest where x.c - |c|^2 / 2 is largest.
+        return (x @ self.codebook.T - self.codebook.square().sum(1) / 2).argmax(1)
+
+    @torch.no_grad()
+    def initialise(self, codebook: Tensor, n_vectors: int) -> None:
+        """Start from a learned codebook, as if `n_vectors` per step had used it evenly."""
+        self.codebook.copy_(codebook)
+        self.counts.fill_(n_vectors / len(codebook))
+        self.sums.copy_(codebook * self.counts[:, None])
+
+    @torch.no_grad()
+    def update(self, x: Tensor, codes: Tensor) -> None:
+        """Move counts, sums and codewords towards the vectors `x [n, dim]` assigned by `codes`."""
+        decay = self.config.decay
+        counts = torch.bincount(codes, minlength=len(self.counts)).to(self.counts)
+        self.counts.mul_(decay).add_(counts, alpha=1 - decay)
+        sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
+        self.sums.mul_(decay).add_(sums, alpha=1 - decay)
+        self.codebook.copy_(self.sums / self.counts.clamp(min=1e-3)[:, None])
+
+    @torch.no_grad()
+    def restart_dead(self, x: Tensor) -> int:
+        """Put dead codewords on random vectors of `x [n, dim]`; returns how many there were."""
+        share = self.counts.sum() / len(self.counts)
+        dead = torch.nonzero(self.counts < self.config.restart_share * share)[:, 0]
+        dead = dead[: len(x)]
+        if len(dead):
+            self.codebook[dead] = x[torch.randperm(len(x), device=x.device)[: len(dead)]]
+            # Half the uniform share: time enough to find vectors before the next look.
+            self.counts[dead] = share / 2
+            self.sums[dead] = self.codebook[dead] * share / 2
+        return len(dead)
+
+    def perplexity(self) -> Tensor:
+        """Exponential of the entropy of codeword use, from 1 (collapsed) to K (uniform)."""
+        p = self.counts / self.counts.sum()
+        return torch.exp(-(p * torch.log(p.clamp(min=1e-10))).sum())
+
+
+class ResidualVectorQuantizer(nn.Module):
+    """A stack of codebooks, each quantizing what the ones before it left over.
+
+    In training mode it passes its first latents through, initialises every codebook by k-means on
+    the latents that follow, and from then on quantizes and learns; in evaluation mode it quantizes.
+    """
+
+    n_seen: Tensor
+    n_steps: Tensor
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stages = nn.ModuleList(VectorQuantizer(config) for _ in range(config.n_codebooks))
+        self.register_buffer("n_seen", torch.zeros((), dtype=torch.long))
+        self.register_buffer("n_steps", torch.zeros((), dtype=torch.long))
+        self._pool: list[Tensor] = []
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the warm-up is over and the codebooks stand."""
+        return bool(self.n_steps > 0)
+
+    def _stage(self, i: int) -> VectorQuantizer:
+        stage = self.stages[i]
+        assert isinstance(stage, VectorQuantizer)
+        return stage
+
+    def forward(self, x: Tensor, n_codebooks: int | None = None) -> Quantized:
+        """Quantize latents `[batch, n_frames, dim]`.
+
+        Args:
+            x: latents.
+            n_codebooks: codebooks to use for every item; default all in evaluation, a random
+                number per item (quantizer dropout) in training.
+        """
+        if self.training and not self.initialised:
+            self._gather(x.detach())
+            codes = torch.full((*x.shape[:2], self.config.n_codebooks), -1, device=x.device)
+            return Quantized(x, codes, x.new_zeros(()))
+        depth = self._depths(len(x), n_codebooks, x.device)
+        self.n_steps += self.training
+        codes, left, commitment = self._quantize(x.detach().float(), depth)
+        # The quantized latents are x less what is left; their gradient is passed straight to x.
+        return Quantized(x - left.to(x), codes, commitment(x))
+
+    @torch.no_grad()
+    def _quantize(
+        self, x: Tensor, depth: Tensor
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Run the stages: codes, what is left of `x`, and the commitment loss as a function of x.
+
+        The loss is a sum of squares of x less constants, so its gradient is the sum of what every
+        stage leaves over: gathered here, it spares the backward pass the whole chain of stages.
+        """
+        # Items in order of depth, so that those still active at a stage are a prefix.
+        order = depth.argsort(descending=True, stable=True)
+        residual = x[order]
+        codes = torch.full((*x.shape[:2], self.config.n_codebooks), -1, device=x.device)
+        scale = x.var(dim=(0, 1)).sum().clamp(min=1e-6)
+        gradient, value = torch.zeros_like(x), x.new_zeros(())
+        for i in range(int(depth.max())):
+            active = int((depth > i).sum())
+            vectors = residual[:active]
+            flat = vectors.reshape(-1, self.config.dim).clone()
+            stage = self._stage(i)
+            index = stage.encode(flat)
+            codes[order[:active], :, i] = index.view(active, -1)
+            vectors -= stage.codebook[index].view_as(vectors)
+            weight = 1 / (len(flat) * scale)
+            value += vectors.square().sum() * weight
+            gradient[:active].add_(vectors * (2 * weight))
+            if self.training:
+                stage.update(flat, index)
+                if int(self.n_steps) % self.config.restart_every == 0:
+                    stage.restart_dead(flat)
+        back = order.argsort()
+        gradient = gradient[back]
+
+        def commitment(latents: Tensor) -> Tensor:
+            return value + ((latents - latents.detach()).float() * gradient).sum()
+
+        return codes, residual[back], commitment
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Latents of codes `[..., n]`, n at most n_codebooks: the sum of their codewords."""
+        if codes.shape[-1] > self.config.n_codebooks:
+            raise InputError(
+                f"codes use {codes.shape[-1]} codebooks, the quantizer has "
+                f"{self.config.n_codebooks}; pass a prefix of the codes"
+            )
+        stages = [self._stage(i).codebook[codes[..., i]] for i in range(codes.shape[-1])]
+        return torch.stack(stages).sum(0)
+
+    def codebooks(self) -> Tensor:
+        """All codebooks, `[n_codebooks, codebook_size, dim]`."""
+        return torch.stack([self._stage(i).codebook for i in range(self.config.n_codebooks)])
+
+    def perplexities(self) -> Tensor:
+        """Perplexity of every codebook over the recent past, `[n_codebooks]`."""
+        return torch.stack([self._stage(i).perplexity() for i in range(self.config.n_codebooks)])
+
+    def _depths(self, batch: int, n_codebooks: int | None, device: torch.device) -> Tensor:
+        """How many codebooks each item uses, `[batch]`."""
+        full = self.config.n_codebooks
+        if n_codebooks is not None or not self.training:
+            return torch.full((batch,), n_codebooks or full, device=device)
+        # Log-uniform: every doubling of the bitrate is trained equally often.
+        exponent = torch.rand(batch, device=device) * torch.log2(torch.tensor(full + 1.0))
+        depth = torch.exp2(exponent).long().clamp(1, full)
+        dropped = torch.rand(batch, device=device) < self.config.dropout
+        return torch.where(dropped, depth, full)
+
+    @torch.no_grad()
+    def _gather(self, x: Tensor) -> None:
+        """Count the warm-up, then gather latents; with enough of them, learn all codebooks."""
+        vectors = x.float().reshape(-1, self.config.dim)
+        self.n_seen += len(vectors)
+        if int(self.n_seen) <= self.config.warmup_vectors:
+            return
+        self._pool.append(vectors.cpu())
+        if sum(map(len, self._pool)) < self.config.init_vectors:
+            return
+        start = ResidualQuantizer(
+            n_codebooks=self.config.n_codebooks,
+            codebook_size=self.config.codebook_size,
+            n_iterations=10,
+        ).fit(torch.cat(self._pool).numpy())
+        for i, codebook in enumerate(start.codebooks_):
+            self._stage(i).initialise(torch.from_numpy(codebook).to(x.device), len(vectors))
+        self._pool.clear()
+        self.n_steps += 1

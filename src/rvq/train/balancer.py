@@ -1,0 +1,46 @@
+"""Gradient balancing: loss weights that mean what they say (EnCodec, Défossez et al. 2022)."""
+
+import torch
+from torch import Tensor
+
+
+class Balancer:
+    """Combines losses of one output so that each contributes its share of the gradient.
+
+    The gradient of every loss with respect to the output is divided by a running mean of its norm
+    and multiplied by its weight, so that weights are fractions whatever the losses' natural scales.
+    The result is scaled as the gradient of `reference` would be, which keeps its relation to losses
+    outside the balancer (the commitment loss) readable.
+    """
+
+    def __init__(self, weights: dict[str, float], *, reference: str, decay: float = 0.99) -> None:
+        self.weights = weights
+        self.reference = reference
+        self.decay = decay
+        self.norms: dict[str, float] = {}
+
+    def gradient(self, losses: dict[str, Tensor], output: Tensor) -> Tensor:
+        """Balanced gradient with respect to `output`; frees the graphs of the losses."""
+        gradients = {}
+        names = list(losses)
+        for name in names:
+            last = name == names[-1]
+            (gradient,) = torch.autograd.grad(losses[name], output, retain_graph=not last)
+            norm = float(gradient.norm())
+            self.norms[name] = self.decay * self.norms.get(name, norm) + (1 - self.decay) * norm
+            gradients[name] = gradient
+        scale = self.norms[self.reference]
+        return torch.stack(
+            [
+                gradient * (self.weights[name] * scale / max(self.norms[name], 1e-12))
+                for name, gradient in gradients.items()
+            ]
+        ).sum(0)
+
+    def state_dict(self) -> dict[str, float]:
+        """The running norms."""
+        return dict(self.norms)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take over running norms."""
+        self.norms = dict(state)

@@ -1,0 +1,147 @@
+"""What a training run is told: a YAML file validated against these dataclasses."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from rvq.errors import InputError
+from rvq.nn.discriminators import DiscriminatorConfig
+from rvq.nn.model import CONFIGS, CodecConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Crops.
+
+    Attributes:
+        batch_size: crops per step.
+        crop_frames: length of a crop in frames.
+        mix_probability: how often two crops are mixed.
+    """
+
+    batch_size: int = 16
+    crop_frames: int = 108
+    mix_probability: float = 0.1
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Shares of the gradient at the decoder's output, and the resolutions of the spectral losses.
+
+    Attributes:
+        mel, complex, time: reconstruction terms, see `rvq.train.losses`.
+        adversarial, feature: discriminator terms, once `adversarial_start` is reached.
+        commitment: weight of the relative commitment loss, in units of the mel loss.
+        n_ffts, n_mels: window lengths of the spectral losses and their mel bands.
+    """
+
+    mel: float = 1.0
+    complex: float = 1.0
+    time: float = 1.0
+    adversarial: float = 0.4
+    feature: float = 0.8
+    commitment: float = 0.1
+    n_ffts: tuple[int, ...] = (2048, 1024, 512, 256, 128)
+    n_mels: tuple[int, ...] = (128, 80, 40, 20, 10)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rates over the run: warm-up, a constant stretch, linear decay to zero.
+
+    The decay can be run from any checkpoint, so that every milestone gives a usable model.
+
+    Attributes:
+        total_steps: length of the run.
+        warmup_steps: steps of linear warm-up.
+        decay_share: share of the run, at its end, over which the rate falls to zero.
+        learning_rate: of encoder and decoder.
+        discriminator_rate: of the discriminators.
+        adversarial_start: share of the run after which the discriminators join.
+        discriminator_crop: seconds of every crop that the discriminators see.
+        betas: of AdamW.
+        weight_decay: of AdamW, for matrices.
+        clip_norm: largest norm of the model's gradient.
+        ema_decay: of the averaged weights that are evaluated and exported.
+    """
+
+    total_steps: int = 12_000
+    warmup_steps: int = 300
+    decay_share: float = 0.3
+    learning_rate: float = 1e-3
+    discriminator_rate: float = 3e-4
+    adversarial_start: float = 0.5
+    discriminator_crop: float = 0.5
+    betas: tuple[float, float] = (0.8, 0.98)
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+
+    def rate(self, step: int) -> float:
+        """Factor on the learning rates at a step."""
+        decay_steps = max(1, round(self.total_steps * self.decay_share))
+        left = (self.total_steps - step) / decay_steps
+        return max(0.0, min(1.0, (step + 1) / max(1, self.warmup_steps), left))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+        name: of the model that comes out.
+        model: shape of the codec; a named configuration or its fields.
+        discriminator: shape of the discriminators.
+        data, loss, schedule: see there.
+        seed: of everything random.
+        precision: `auto` is bf16 on GPUs and on CPUs with matrix units for it, else float32.
+        checkpoint_minutes: time between checkpoints.
+        report_steps: steps between points of the curves.
+        listen_steps: steps between reconstructions of held-out clips for the curves page.
+    """
+
+    name: str = "speech_24khz"
+    model: CodecConfig = field(default_factory=CodecConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    seed: int = 0
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    checkpoint_minutes: float = 5.0
+    report_steps: int = 20
+    listen_steps: int = 1000
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a training configuration.
+
+    Raises:
+        InputError: the file is missing, no YAML, or has fields that are unknown or out of range.
+    """
+    try:
+        fields = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    return config_from_dict(fields, str(path))
+
+
+def config_from_dict(fields: object, origin: str) -> TrainConfig:
+    """Validate the fields of a configuration that came from `origin`."""
+    if isinstance(fields, dict) and isinstance(fields.get("model"), str):
+        if fields["model"] not in CONFIGS:
+            raise InputError(
+                f"{origin}: no model {fields['model']!r}; choose one of {', '.join(CONFIGS)}"
+            )
+        fields = {**fields, "model": CONFIGS[fields["model"]]}
+    try:
+        return TypeAdapter(TrainConfig).validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{origin}: {where}: {first['msg'].lower()}") from None

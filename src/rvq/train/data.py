@@ -1,0 +1,152 @@
+"""Random training crops from packed recordings.
+
+A batch is a function of seed and step alone, so that a resumed run sees what an uninterrupted one
+would have seen; a thread prepares batches ahead of the training step.
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rvq.errors import InputError
+
+Audio = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One packed source of recordings.
+
+    Attributes:
+        name: of the file.
+        samples: all clips in a row, int16, memory-mapped.
+        weight: share of the crops drawn from here, relative to the other sources.
+    """
+
+    name: str
+    samples: npt.NDArray[np.int16]
+    weight: float
+
+
+def load_sources(folders: list[Path], sample_rate: int) -> list[Source]:
+    """Open every packed source below the folders that `rvq data prepare` wrote.
+
+    A source is drawn by the square root of its length times the weight of its recipe, so that small
+    sources are heard without being learned by heart.
+
+    Raises:
+        InputError: nothing packed there, or at another sample rate.
+    """
+    sources = []
+    for folder in folders:
+        for path in sorted((folder / "train").glob("*.npy")):
+            facts = json.loads(path.with_suffix(".json").read_text())
+            if facts["sample_rate"] != sample_rate:
+                raise InputError(
+                    f"{path} is at {facts['sample_rate']} Hz, the model at {sample_rate} Hz; "
+                    "prepare the data with a recipe of the model's rate"
+                )
+            samples = np.load(path, mmap_mode="r")
+            weight = facts.get("weight", 1.0) * len(samples) ** 0.5
+            sources.append(Source(path.stem, samples, weight))
+    if not sources:
+        listed = ", ".join(map(str, folders))
+        raise InputError(f"no packed recordings under {listed}; run `rvq data prepare` first")
+    return sources
+
+
+class Crops:
+    """Batches of random crops.
+
+    Args:
+        sources: where to draw from.
+        batch_size: crops per batch.
+        n_samples: length of a crop.
+        gain_db: range of the random level of a crop's loudest sample, dB below full scale.
+        mix_probability: how often a second crop is added, 0 to 15 dB below the first.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        *,
+        batch_size: int,
+        n_samples: int,
+        gain_db: tuple[float, float] = (-26.0, -0.5),
+        mix_probability: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        self.sources = [s for s in sources if len(s.samples) > n_samples]
+        if not self.sources:
+            raise InputError(f"every source is shorter than a crop of {n_samples} samples")
+        self.batch_size = batch_size
+        self.n_samples = n_samples
+        self.gain_db = gain_db
+        self.mix_probability = mix_probability
+        self.seed = seed
+        weights = np.array([s.weight for s in self.sources])
+        self._shares = weights / weights.sum()
+
+    def batch(self, step: int) -> Audio:
+        """The crops of one step, `[batch_size, n_samples]`."""
+        random = np.random.default_rng([self.seed, step])
+        return np.stack([self._augmented(random) for _ in range(self.batch_size)])
+
+    def _crop(self, random: np.random.Generator) -> Audio:
+        """A random stretch of a random source; another try or two where it is silent."""
+        for _ in range(3):
+            source = self.sources[random.choice(len(self.sources), p=self._shares)]
+            start = random.integers(len(source.samples) - self.n_samples)
+            crop = source.samples[start : start + self.n_samples].astype(np.float32) / 32768
+            if np.abs(crop).max() > 0.02:
+                break
+        return crop
+
+    def _augmented(self, random: np.random.Generator) -> Audio:
+        crop = self._crop(random)
+        if random.random() < self.mix_probability:
+            other = self._crop(random)
+            level = np.abs(crop).max() / (np.abs(other).max() + 1e-4)
+            crop = crop + other * level * 10 ** (-random.uniform(0, 15) / 20)
+        peak = 10 ** (random.uniform(*self.gain_db) / 20)
+        # Near silence stays near silence: at most 30 dB of amplification.
+        gain = min(peak / (np.abs(crop).max() + 1e-9), 30.0)
+        return (crop * gain * random.choice([-1, 1])).astype(np.float32)
+
+    def stream(self, first_step: int, *, ahead: int = 8) -> Iterator[Audio]:
+        """Batches from `first_step` on, without end, prepared by a background thread."""
+        batches: queue.Queue[Audio | Exception] = queue.Queue(maxsize=ahead)
+        stopped = threading.Event()
+
+        def work() -> None:
+            step = first_step
+            while not stopped.is_set():
+                item: Audio | Exception
+                try:
+                    item = self.batch(step)
+                except Exception as error:  # hand it to the consumer instead of dying silently
+                    item = error
+                while not stopped.is_set():
+                    try:
+                        batches.put(item, timeout=0.5)
+                        break
+                    except queue.Full:
+                        continue
+                step += 1
+
+        threading.Thread(target=work, daemon=True, name="crops").start()
+        try:
+            while True:
+                item = batches.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            stopped.set()

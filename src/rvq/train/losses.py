@@ -1,0 +1,91 @@
+"""What training minimises: distances between a recording and its reconstruction.
+
+All take `[batch, n_samples]` audio; the multi-scale losses follow EnCodec (Défossez et al. 2022)
+and DAC (Kumar et al. 2023), the hinge and feature losses SoundStream (Zeghidour et al. 2021).
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rvq.nn import stft
+
+Judgements = list[tuple[Tensor, list[Tensor]]]
+
+
+def time_loss(reconstruction: Tensor, audio: Tensor) -> Tensor:
+    """L1 distance of waveforms relative to each item's mean amplitude."""
+    distance = (reconstruction - audio).abs().mean(1)
+    return (distance / (audio.abs().mean(1) + 1e-3)).mean()
+
+
+def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
+    """Triangular filters evenly spaced in mel (HTK), `[n_fft // 2 + 1, n_mels]`, unit peaks."""
+    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, n_mels + 2) / 2595) - 1)
+    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)[:, None]
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
+    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+
+
+class SpectralLoss(nn.Module):
+    """Two distances on shared short-time spectra at several resolutions.
+
+    - mel: L1 of log10 mel magnitudes.
+    - complex: squared distance of spectra whose magnitude is compressed to |X|^0.3, which weighs
+      phase and quiet detail alike.
+    """
+
+    def __init__(self, sample_rate: int, n_ffts: tuple[int, ...], n_mels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.n_ffts = n_ffts
+        for n_fft, n in zip(n_ffts, n_mels, strict=True):
+            filters = torch.from_numpy(mel_filterbank(sample_rate, n_fft, n))
+            self.register_buffer(f"filters_{n_fft}", filters, persistent=False)
+            self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft), persistent=False)
+
+    def _spectra(self, audio: Tensor, n_fft: int) -> tuple[Tensor, Tensor]:
+        """Log-mel `[batch, n_frames, n_mels]` and compressed spectrum of one resolution."""
+        window: Tensor = getattr(self, f"window_{n_fft}")
+        filters: Tensor = getattr(self, f"filters_{n_fft}")
+        parts = stft.centred(audio, window * (2 / n_fft))
+        power = parts.square().sum(-1) + 1e-9
+        mel = (power.sqrt() @ filters).clamp(min=1e-5).log10()
+        return mel, parts * power.pow(-0.35).unsqueeze(-1)
+
+    def forward(self, reconstruction: Tensor, audio: Tensor) -> dict[str, Tensor]:
+        """Losses by name."""
+        mel = compressed = reconstruction.new_zeros(())
+        for n_fft in self.n_ffts:
+            with torch.no_grad():
+                mel_target, target = self._spectra(audio, n_fft)
+            mel_estimate, estimate = self._spectra(reconstruction, n_fft)
+            mel = mel + F.l1_loss(mel_estimate, mel_target) / len(self.n_ffts)
+            compressed = compressed + F.mse_loss(estimate, target) / len(self.n_ffts)
+        return {"mel": mel, "complex": compressed}
+
+
+def discriminator_loss(real: Judgements, fake: Judgements) -> Tensor:
+    """Hinge loss of the discriminator, averaged over scales."""
+    loss = sum(
+        F.relu(1 - r).mean() + F.relu(1 + f).mean()
+        for (r, _), (f, _) in zip(real, fake, strict=True)
+    )
+    return torch.as_tensor(loss) / len(real)
+
+
+def adversarial_losses(real: Judgements, fake: Judgements) -> dict[str, Tensor]:
+    """What the generator feels of the discriminators: hinge loss and relative feature distance."""
+    hinge = sum(F.relu(1 - f).mean() for f, _ in fake)
+    feature = sum(
+        (x.detach() - y).abs().mean() / (x.detach().abs().mean() + 1e-4)
+        for (_, xs), (_, ys) in zip(real, fake, strict=True)
+        for x, y in zip(xs, ys, strict=True)
+    )
+    n_features = sum(len(xs) for _, xs in real)
+    return {
+        "adversarial": torch.as_tensor(hinge) / len(fake),
+        "feature": torch.as_tensor(feature) / n_features,
+    }

@@ -1,0 +1,345 @@
+"""The training program: one readable loop, resumable to the bit.
+
+Randomness is a function of seed and step, so a checkpoint needs no generator states: weights,
+averages, optimizers, balancer and step are the whole run.
+"""
+
+import copy
+import json
+import math
+import signal
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from rvq.errors import InputError, ModelError
+from rvq.nn.discriminators import MultiScaleSTFTDiscriminator
+from rvq.nn.model import CodecModel
+from rvq.train.balancer import Balancer
+from rvq.train.config import TrainConfig, config_from_dict
+from rvq.train.data import Crops, load_sources
+from rvq.train.losses import SpectralLoss, adversarial_losses, discriminator_loss, time_loss
+
+
+def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """bf16 where it is faster: on GPUs, and on CPUs with matrix units (AMX)."""
+    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if wanted == "bf16" or (wanted == "auto" and fast) else torch.float32
+
+
+def weight_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Parameters for AdamW: matrices decay; biases, norms, scales and depthwise weights do not."""
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if id(p) in matrices], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in matrices], "weight_decay": 0.0},
+    ]
+
+
+class Trainer:
+    """State of a run, one method per thing that happens to it.
+
+    Args:
+        config: the run.
+        data: folders written by `rvq data prepare`.
+        out: folder of the run: checkpoint, curves, configuration.
+        device: where to train; default the GPU if there is one.
+    """
+
+    def __init__(
+        self, config: TrainConfig, data: list[Path], out: Path, device: str | None = None
+    ) -> None:
+        self.config = config
+        self.out = out
+        name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(name)
+        self.dtype = pick_precision(config.precision, self.device)
+        network, schedule = config.model.network, config.schedule
+        torch.manual_seed(config.seed)
+        self.model = CodecModel(config.model).to(self.device)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.discriminator = MultiScaleSTFTDiscriminator(config.discriminator).to(self.device)
+        self.spectral_loss = SpectralLoss(
+            network.sample_rate, config.loss.n_ffts, config.loss.n_mels
+        ).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            weight_groups(self.model, schedule.weight_decay),
+            lr=schedule.learning_rate,
+            betas=schedule.betas,
+            fused=True,
+        )
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(),
+            lr=schedule.discriminator_rate,
+            betas=schedule.betas,
+            weight_decay=0.0,
+            fused=True,
+        )
+        weights = {n: getattr(config.loss, n) for n in ("time", "mel", "complex")}
+        weights |= {n: getattr(config.loss, n) for n in ("adversarial", "feature")}
+        self.balancer = Balancer(weights, reference="mel")
+        self.step = 0
+        self.seconds = 0.0
+        self.data = data
+        self.crops = Crops(
+            load_sources(data, network.sample_rate),
+            batch_size=config.data.batch_size,
+            n_samples=config.data.crop_frames * network.hop_length,
+            mix_probability=config.data.mix_probability,
+            seed=config.seed,
+        )
+
+    # -- one step ----------------------------------------------------------------------------
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision around the networks; float32 needs none."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def train_step(self, audio: Tensor) -> dict[str, Tensor]:
+        """One update of model, codebooks and discriminator; returns what to plot."""
+        schedule = self.config.schedule
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        rate = schedule.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * rate
+        with self.autocast():
+            output, quantized = self.model(audio)
+        output = output.float()
+        # Losses act on a leaf, so that each one's gradient at the output is had by itself.
+        reconstruction = output.detach().requires_grad_()
+        losses = {"time": time_loss(reconstruction, audio)}
+        losses |= self.spectral_loss(reconstruction, audio)
+        logs = {}
+        if self.step >= schedule.adversarial_start * schedule.total_steps:
+            logs["discriminator"], judged = self._discriminate(reconstruction, audio, rate)
+            losses |= judged
+        logs |= {name: loss.detach() for name, loss in losses.items()}
+        gradient = self.balancer.gradient(losses, reconstruction)
+        logs["commitment"] = quantized.commitment.detach()
+        self.optimizer.zero_grad()
+        commitment = quantized.commitment * self.config.loss.commitment
+        if commitment.requires_grad:
+            torch.autograd.backward([output, commitment], [gradient, None])
+        else:
+            output.backward(gradient)
+        logs["gradient_norm"] = nn.utils.clip_grad_norm_(
+            self.model.parameters(), schedule.clip_norm
+        )
+        self.optimizer.step()
+        self._update_average()
+        self.step += 1
+        return logs
+
+    def _discriminate(
+        self, reconstruction: Tensor, audio: Tensor, rate: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Train the discriminators on a stretch of every crop, then ask them about the model's."""
+        wanted = self.config.schedule.discriminator_crop * self.config.model.network.sample_rate
+        length = min(round(wanted), audio.shape[1])
+        start = int(torch.randint(audio.shape[1] - length + 1, ()))
+        real = audio[:, start : start + length]
+        fake = reconstruction[:, start : start + length]
+        with self.autocast():
+            real_judged = self.discriminator(real)
+            fake_judged = self.discriminator(fake.detach())
+            loss = discriminator_loss(real_judged, fake_judged)
+        for group in self.discriminator_optimizer.param_groups:
+            group["lr"] = self.config.schedule.discriminator_rate * rate
+        self.discriminator_optimizer.zero_grad()
+        loss.backward()
+        self.discriminator_optimizer.step()
+        self.discriminator.requires_grad_(False)
+        with self.autocast():
+            judged = adversarial_losses(real_judged, self.discriminator(fake))
+        self.discriminator.requires_grad_(True)
+        return loss.detach(), judged
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Move the averaged weights; buffers (codebooks) are averages already and are copied."""
+        decay = min(self.config.schedule.ema_decay, (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(
+            list(self.average.parameters()), list(self.model.parameters()), 1 - decay
+        )
+        for kept, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(new)
+
+    # -- the run -----------------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """Train to the end of the schedule, or until interrupted; True when the end was reached."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+        stop = _StopSignal()
+        total = self.config.schedule.total_steps
+        network = self.config.model.network
+        crop_seconds = self.config.data.crop_frames * network.hop_length / network.sample_rate
+        audio_seconds = crop_seconds * self.config.data.batch_size
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TimeRemainingColumn(speed_estimate_period=600),
+        )
+        writer = SummaryWriter(str(self.out))
+        with stop, writer, Progress(*columns) as progress:
+            task = progress.add_task(self.config.name, total=total, completed=self.step)
+            tick = saved = time.monotonic()
+            for batch in self.crops.stream(self.step):
+                if self.step >= total or stop.set:
+                    break
+                logs = self.train_step(torch.from_numpy(batch).to(self.device))
+                now = time.monotonic()
+                self.seconds, tick = self.seconds + now - tick, now
+                progress.update(task, completed=self.step)
+                if self.step % self.config.report_steps == 0:
+                    speed = audio_seconds * self.step / self.seconds
+                    self._report(writer, logs, speed)
+                if self.step % self.config.listen_steps == 0:
+                    self._listen(writer)
+                    tick = time.monotonic()
+                if now - saved > self.config.checkpoint_minutes * 60:
+                    self.save()
+                    saved = tick = time.monotonic()
+            self.save()
+        return self.step >= total
+
+    def _report(self, writer: SummaryWriter, logs: dict[str, Tensor], speed: float) -> None:
+        for name, value in logs.items():
+            writer.add_scalar(f"train/{name}", float(value), self.step)
+        for i, value in enumerate(self.model.quantizer.perplexities().tolist()):
+            writer.add_scalar(f"perplexity/{i:02d}", value, self.step)
+        writer.add_scalar("speed/audio_seconds_per_second", speed, self.step)
+        summary = {name: round(float(value), 4) for name, value in logs.items()}
+        line = {"step": self.step, "seconds": round(self.seconds, 1), **summary}
+        with (self.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        if not all(math.isfinite(value) for value in summary.values()):
+            raise ModelError(
+                f"the loss is no longer finite at step {self.step}; resume from {self.out} with a "
+                "lower learning rate"
+            )
+
+    @torch.no_grad()
+    def _listen(self, writer: SummaryWriter) -> None:
+        """Reconstruct held-out clips at several bitrates: audio samples and their distances."""
+        import soundfile
+
+        network = self.config.model.network
+        clips = sorted(path for folder in self.data for path in folder.glob("dev/*/*.flac"))
+        for clip in clips[:: max(1, len(clips) // 8)]:
+            samples, _ = soundfile.read(clip, dtype="float32", frames=4 * network.sample_rate)
+            audio = torch.from_numpy(np.ascontiguousarray(samples)).to(self.device)[None]
+            latents = self.average.encode(audio)
+            for n in (2, 4, 8, 16):
+                if n > self.config.model.quantizer.n_codebooks:
+                    continue
+                quantized = self.average.quantizer(latents, n).latents
+                output = self.average.decode(quantized, audio.shape[1])
+                losses = {"time": time_loss(output, audio), **self.spectral_loss(output, audio)}
+                for name, value in losses.items():
+                    writer.add_scalar(f"dev_{n:02d}_{name}/{clip.stem}", float(value), self.step)
+                writer.add_audio(
+                    f"{clip.stem}/{n:02d}", output[0].cpu(), self.step, network.sample_rate
+                )
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, object]:
+        """The whole run."""
+        return {
+            "config": asdict(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "balancer": self.balancer.state_dict(),
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint: to a temporary file, then renamed."""
+        temporary = self.out / "checkpoint.tmp"
+        torch.save(self.state_dict(), temporary)
+        temporary.rename(self.out / "checkpoint.pt")
+
+    def load(self) -> bool:
+        """Take up the checkpoint of the run's folder; False where there is none.
+
+        Raises:
+            ModelError: the checkpoint is damaged or of another model.
+        """
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return False
+        state = read_checkpoint(path)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        except (RuntimeError, ValueError, KeyError):
+            raise ModelError(
+                f"{path} holds a model of another shape; use another --out or its configuration"
+            ) from None
+        self.balancer.load_state_dict(state["balancer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The state a run saved.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"no checkpoint at {path}; run `rvq train` first") from None
+    except Exception as error:
+        raise ModelError(f"{path} is no checkpoint of `rvq train`: {error}") from None
+
+
+def load_average(path: Path) -> tuple[CodecModel, TrainConfig, dict]:
+    """The averaged model of a checkpoint, its configuration and the facts of the run."""
+    state = read_checkpoint(path)
+    config = config_from_dict(state["config"], str(path))
+    model = CodecModel(config.model)
+    model.load_state_dict(state["average"])
+    if not model.quantizer.initialised:
+        raise InputError(f"{path} is from before the codebooks were initialised; train longer")
+    facts = {"step": state["step"], "seconds": state["seconds"]}
+    return model.eval(), config, facts
+
+
+class _StopSignal:
+    """Turns Ctrl-C and SIGTERM into a flag, so that a run ends between steps with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.set = False
+
+    def __enter__(self) -> None:
+        self._before = {s: signal.signal(s, self._on_signal) for s in self._SIGNALS}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def _on_signal(self, *_: object) -> None:
+        self.set = True
