@@ -50,9 +50,9 @@ class STFTDiscriminator(nn.Module):
 
     def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Audio `[batch, n_samples]` -> judgement per patch, and the features that led to it."""
-        x = stft.centred(audio, self.window)
-        x = x * (x.square().sum(-1, keepdim=True) + 1e-6).pow(-0.3)
-        x = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        x = torch.stack(stft.centred(audio, self.window), dim=1)
+        x = x * (x.square().sum(1, keepdim=True) + 1e-6).pow(-0.3)
+        x = x.contiguous(memory_format=torch.channels_last)
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)

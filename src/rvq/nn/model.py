@@ -59,15 +59,15 @@ class CodecModel(nn.Module):
         hop = self.config.network.hop_length
         n_hops = -(-audio.shape[1] // hop) + self.config.network.overlap
         audio = F.pad(audio, (0, n_hops * hop - audio.shape[1]))
-        spectrum = self.transform.analyse(audio)
-        latents, _ = self.encoder(spectrum, self.encoder.stack.start(spectrum))
+        real, imag = self.transform.analyse(audio)
+        latents, _ = self.encoder(real, imag, self.encoder.stack.start(real))
         return latents
 
     def decode(self, latents: Tensor, n_samples: int) -> Tensor:
         """Latents -> audio `[batch, n_samples]`, aligned with what was encoded."""
-        spectrum, _ = self.decoder(latents, self.decoder.stack.start(latents))
+        real, imag, _ = self.decoder(latents, self.decoder.stack.start(latents))
         late = self.config.network.overlap * self.config.network.hop_length
-        return self.transform.synthesise(spectrum)[:, late : late + n_samples]
+        return self.transform.synthesise(real, imag)[:, late : late + n_samples]
 
     def forward(self, audio: Tensor, n_codebooks: int | None = None) -> tuple[Tensor, Quantized]:
         """Audio `[batch, n_samples]` -> its reconstruction, and what the quantizer did."""

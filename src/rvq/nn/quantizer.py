@@ -36,7 +36,7 @@ class QuantizerConfig:
     codebook_size: int = 1024
     dim: int = 128
     decay: float = 0.99
-    restart_share: float = 0.1
+    restart_share: float = 0.15
     restart_every: int = 20
     warmup_vectors: int = 300_000
     init_vectors: int = 30_000

@@ -165,20 +165,21 @@ class SpectralEncoder(nn.Module):
         self.final_norm = nn.LayerNorm(config.width)
         self.project = nn.Linear(config.width, config.dim)
 
-    def forward(self, spectrum: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, real: Tensor, imag: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Encode frames.
 
         Args:
-            spectrum: real and imaginary parts, `[batch, n_frames, n_bins, 2]`.
+            real: real parts of the spectra, `[batch, n_frames, n_bins]`.
+            imag: imaginary parts, the same.
             state: see `ConvNeXtStack.start`.
 
         Returns:
             Latents `[batch, n_frames, dim]`, and the state for the frames that follow.
         """
-        power = spectrum.square().sum(-1) + 1e-7
+        log_power = (real.square() + imag.square() + 1e-7).log()
         # Loudness as a logarithm, and the waveform itself with its range compressed to |X|^0.3.
-        compressed = spectrum * power.pow(-0.35).unsqueeze(-1)
-        features = torch.cat([power.log() * 0.25, compressed.flatten(2)], dim=-1)
+        compression = torch.exp(-0.35 * log_power)
+        features = torch.cat([log_power * 0.25, real * compression, imag * compression], dim=-1)
         x, state = self.stack(self.norm(self.embed(features)), state)
         return self.project(self.final_norm(x)), state
 
@@ -196,13 +197,21 @@ class SpectralDecoder(nn.Module):
         with torch.no_grad():  # start quietly: most bins of most frames are far below 1
             self.head.bias[: config.n_bins] = -2.0
 
-    def forward(self, latents: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode latents `[batch, n_frames, dim]` to spectra `[batch, n_frames, n_bins, 2]`."""
+    def forward(self, latents: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode frames.
+
+        Args:
+            latents: `[batch, n_frames, dim]`.
+            state: see `ConvNeXtStack.start`.
+
+        Returns:
+            Real and imaginary parts of the spectra, `[batch, n_frames, n_bins]` each, and the
+            state for the frames that follow.
+        """
         x, state = self.stack(self.norm(self.embed(latents)), state)
         log_magnitude, phase = self.head(self.final_norm(x)).chunk(2, dim=-1)
         magnitude = torch.exp(log_magnitude.clamp(max=6.0))
-        spectrum = torch.stack([magnitude * phase.cos(), magnitude * phase.sin()], dim=-1)
-        return spectrum, state
+        return magnitude * phase.cos(), magnitude * phase.sin(), state
 
 
 class ShortTimeTransform(nn.Module):
@@ -220,14 +229,14 @@ class ShortTimeTransform(nn.Module):
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("synthesis", (window / gain).float(), persistent=False)
 
-    def analyse(self, audio: Tensor) -> Tensor:
-        """Audio `[batch, n_hops * hop_length]` -> spectra `[batch, n_hops, n_bins, 2]`."""
+    def analyse(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio `[batch, n_hops * hop_length]` -> spectra, `[batch, n_hops, n_bins]` twice."""
         hop = self.config.hop_length
         past = F.pad(audio.float(), (self.config.overlap * hop, 0))
         return stft.analyse(past, self.window, hop)
 
-    def synthesise(self, spectrum: Tensor) -> Tensor:
+    def synthesise(self, real: Tensor, imag: Tensor) -> Tensor:
         """Spectra -> audio `[batch, n_frames * hop_length]`, late by `overlap` hops."""
         hop = self.config.hop_length
-        audio = stft.synthesise(spectrum.float(), self.synthesis, hop)
-        return audio[:, : spectrum.shape[1] * hop]
+        audio = stft.synthesise(real.float(), imag.float(), self.synthesis, hop)
+        return audio[:, : real.shape[1] * hop]

@@ -30,19 +30,19 @@ def _overlap_add(frames: Tensor, hop: int) -> Tensor:
 
 class _Analysis(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, audio: Tensor, window: Tensor, hop: int) -> Tensor:
+    def forward(ctx: Any, audio: Tensor, window: Tensor, hop: int) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(window)
         ctx.hop = hop
-        frames = _frames(audio, len(window), hop) * window
-        return torch.view_as_real(torch.fft.rfft(frames))
+        spectrum = torch.fft.rfft(_frames(audio, len(window), hop) * window)
+        return spectrum.real.contiguous(), spectrum.imag.contiguous()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Any, to_real: Tensor, to_imag: Tensor) -> Any:
         (window,) = ctx.saved_tensors
         n_fft = len(window)
         # irfft counts every bin between 0 and the Nyquist frequency twice and divides by n_fft.
-        gradient = torch.view_as_complex(gradient.contiguous()) * (n_fft / 2)
+        gradient = torch.complex(to_real, to_imag) * (n_fft / 2)
         gradient[..., 0] *= 2
         gradient[..., -1] *= 2
         frames = torch.fft.irfft(gradient, n=n_fft) * window
@@ -51,10 +51,10 @@ class _Analysis(torch.autograd.Function):
 
 class _Synthesis(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
+    def forward(ctx: Any, real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
         ctx.save_for_backward(window)
         ctx.hop = hop
-        frames = torch.fft.irfft(torch.view_as_complex(spectrum.contiguous()), n=len(window))
+        frames = torch.fft.irfft(torch.complex(real, imag), n=len(window))
         return _overlap_add(frames * window, hop)
 
     @staticmethod
@@ -65,10 +65,10 @@ class _Synthesis(torch.autograd.Function):
         spectrum = torch.fft.rfft(_frames(gradient, n_fft, ctx.hop) * window) * (2 / n_fft)
         spectrum[..., 0] /= 2
         spectrum[..., -1] /= 2
-        return torch.view_as_real(spectrum), None, None
+        return spectrum.real.contiguous(), spectrum.imag.contiguous(), None, None
 
 
-def analyse(audio: Tensor, window: Tensor, hop: int) -> Tensor:
+def analyse(audio: Tensor, window: Tensor, hop: int) -> tuple[Tensor, Tensor]:
     """Short-time spectra without padding.
 
     Args:
@@ -77,23 +77,23 @@ def analyse(audio: Tensor, window: Tensor, hop: int) -> Tensor:
         hop: samples between frames.
 
     Returns:
-        Real and imaginary parts, `[batch, n_samples / hop - n_fft / hop + 1, n_fft / 2 + 1, 2]`.
+        Real and imaginary parts, `[batch, (n_samples - n_fft) / hop + 1, n_fft / 2 + 1]` each.
     """
     return _Analysis.apply(audio, window, hop)
 
 
-def synthesise(spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Windowed overlap-add of inverse transforms: `[batch, n_frames, n_bins, 2]` -> audio.
+def synthesise(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
+    """Windowed overlap-add of inverse transforms: `[batch, n_frames, n_bins]` each -> audio.
 
     The result has `(n_frames - 1) * hop + n_fft` samples.
     """
-    return _Synthesis.apply(spectrum, window, hop)
+    return _Synthesis.apply(real, imag, window, hop)
 
 
-def centred(audio: Tensor, window: Tensor) -> Tensor:
+def centred(audio: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
     """Spectra at a hop of a quarter window, the ends padded with silence by half a window.
 
-    `[batch, n_samples]` -> `[batch, n_frames, n_bins, 2]`.
+    `[batch, n_samples]` -> real and imaginary parts, `[batch, n_frames, n_bins]` each.
     """
     n_fft, hop = len(window), len(window) // 4
     half = n_fft // 2

@@ -44,8 +44,8 @@ class LossConfig:
     adversarial: float = 0.4
     feature: float = 0.8
     commitment: float = 0.1
-    n_ffts: tuple[int, ...] = (2048, 1024, 512, 256, 128)
-    n_mels: tuple[int, ...] = (128, 80, 40, 20, 10)
+    n_ffts: tuple[int, ...] = (2048, 512, 128)
+    n_mels: tuple[int, ...] = (128, 64, 16)
 
 
 @dataclass(frozen=True)

@@ -46,25 +46,27 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"filters_{n_fft}", filters, persistent=False)
             self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft), persistent=False)
 
-    def _spectra(self, audio: Tensor, n_fft: int) -> tuple[Tensor, Tensor]:
+    def _spectra(self, audio: Tensor, n_fft: int) -> tuple[Tensor, Tensor, Tensor]:
         """Log-mel `[batch, n_frames, n_mels]` and compressed spectrum of one resolution."""
         window: Tensor = getattr(self, f"window_{n_fft}")
         filters: Tensor = getattr(self, f"filters_{n_fft}")
-        parts = stft.centred(audio, window * (2 / n_fft))
-        power = parts.square().sum(-1) + 1e-9
+        real, imag = stft.centred(audio, window * (2 / n_fft))
+        power = real.square() + imag.square() + 1e-9
         mel = (power.sqrt() @ filters).clamp(min=1e-5).log10()
-        return mel, parts * power.pow(-0.35).unsqueeze(-1)
+        compression = torch.exp(power.log() * -0.35)
+        return mel, real * compression, imag * compression
 
     def forward(self, reconstruction: Tensor, audio: Tensor) -> dict[str, Tensor]:
         """Losses by name."""
         mel = compressed = reconstruction.new_zeros(())
         for n_fft in self.n_ffts:
             with torch.no_grad():
-                mel_target, target = self._spectra(audio, n_fft)
-            mel_estimate, estimate = self._spectra(reconstruction, n_fft)
-            mel = mel + F.l1_loss(mel_estimate, mel_target) / len(self.n_ffts)
-            compressed = compressed + F.mse_loss(estimate, target) / len(self.n_ffts)
-        return {"mel": mel, "complex": compressed}
+                mel_target, *target = self._spectra(audio, n_fft)
+            mel_estimate, *estimate = self._spectra(reconstruction, n_fft)
+            mel = mel + F.l1_loss(mel_estimate, mel_target)
+            for part, part_target in zip(estimate, target, strict=True):
+                compressed = compressed + F.mse_loss(part, part_target)
+        return {"mel": mel / len(self.n_ffts), "complex": compressed / len(self.n_ffts)}
 
 
 def discriminator_loss(real: Judgements, fake: Judgements) -> Tensor:

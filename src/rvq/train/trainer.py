@@ -189,10 +189,10 @@ class Trainer:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} steps"),
-            TimeRemainingColumn(speed_estimate_period=600),
+            TimeRemainingColumn(),
         )
         writer = SummaryWriter(str(self.out))
-        with stop, writer, Progress(*columns) as progress:
+        with stop, writer, Progress(*columns, speed_estimate_period=600) as progress:
             task = progress.add_task(self.config.name, total=total, completed=self.step)
             tick = saved = time.monotonic()
             for batch in self.crops.stream(self.step):
