@@ -1,44 +1,51 @@
-"""The `.rvq` file, version 1: a header, then blocks of packed codes, each with a checksum.
+"""The `.rvq` file, version 1: a header, then blocks of codes that can be found, cut and lost alone.
 
-Every size follows from the header, so blocks are found by arithmetic, damage stays in its block,
-and a file is cut to a lower bitrate by dropping the tail of every block. `docs/format.md` describes
-the format for other decoders.
+    file   = header block*
+    header = magic, version, shape of the codes, recording, model, CRC-32       (38 bytes)
+    block  = for each codebook: for each channel: packed codes of the frames; CRC-32
+
+Every size follows from the header, so a block is found by arithmetic and damage stays in its block.
+Codes stand layer by layer (EnCodec's and DAC's files stand frame by frame), so a lower bitrate is
+the same file with the end of every block dropped. `docs/format.md` specifies every byte.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from io import BytesIO
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rvq.bitstream.codes import Codes
-from rvq.bitstream.packing import pack, packed_size, unpack
+from rvq.bitstream.packing import MAX_BITS, pack, packed_size, unpack
 from rvq.errors import FormatError, InputError
 
-MAGIC = b"RVQ\x1a"
+# As in PNG, a byte above 127 and a line feed: both are lost when a file travels as text.
+MAGIC = b"\xd2VQ\n"
 VERSION = 1
-_FIELDS = struct.Struct("<4sBBBBHIQI8s")
-HEADER_SIZE = _FIELDS.size + 4
-FRAMES_PER_BLOCK = 75
+MAX_CODES_PER_BLOCK = 2**23
+"""Bounds what reading one block may cost, whatever a header declares."""
+
+_CRC = struct.Struct("<I")
+_READ_SIZE = 2**16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a file says of itself.
+    """What the header of a file says; impossible values raise `InputError`.
 
     Attributes:
-        channels: 1 to 255, coded one by one.
-        n_codebooks: codes per frame and channel, the layers of the file.
-        bits: bits per code; codebooks have 2**bits codewords.
-        frames_per_block: frames in every block but the last.
-        sample_rate: of the original recording, Hz.
-        n_samples: of the original recording, per channel.
-        n_frames: per channel.
-        model: first 8 bytes of the content hash of the model.
+        channels: 1 to 255.
+        n_codebooks: codes per frame and channel, 1 to 255.
+        bits: bits per code, 1 to 16; every codebook has `2**bits` codewords.
+        frames_per_block: frames of every block but the last, 1 to 65535.
+        sample_rate: rate of the original recording in Hz.
+        n_samples: length of the original recording in samples per channel.
+        n_frames: frames per channel; each stands for one second of sound at most.
+        model_hash: the first 16 hexadecimal digits of the model's content hash.
     """
 
     channels: int
@@ -48,7 +55,45 @@ class Header:
     sample_rate: int
     n_samples: int
     n_frames: int
-    model: bytes
+    model_hash: str
+
+    _FIELDS: ClassVar = struct.Struct("<4sBBBBHIQI8s")
+    SIZE: ClassVar[int] = _FIELDS.size + _CRC.size
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("channels", 1, 255),
+            ("n_codebooks", 1, 255),
+            ("bits", 1, MAX_BITS),
+            ("frames_per_block", 1, 2**16 - 1),
+            ("sample_rate", 1, 2**32 - 1),
+            ("n_frames", 0, 2**32 - 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"{name} must be in {low}..{high}, got {value}")
+        codes = self.channels * self.n_codebooks * self.frames_per_block
+        if codes > MAX_CODES_PER_BLOCK:
+            raise InputError(
+                f"a block holds at most {MAX_CODES_PER_BLOCK} codes, got {codes}: "
+                f"lower frames_per_block from {self.frames_per_block}"
+            )
+        # Without this bound, a file of a few bytes could ask a decoder for years of sound.
+        longest = self.n_frames * self.sample_rate
+        if not 0 <= self.n_samples <= longest:
+            raise InputError(
+                f"n_samples must be in 0..{longest} for {self.n_frames} frames of at most a second "
+                f"at {self.sample_rate} Hz, got {self.n_samples}"
+            )
+        if len(self.model_hash) != 16 or not set(self.model_hash) <= set("0123456789abcdef"):
+            raise InputError(
+                f"model_hash must be 16 lower-case hexadecimal digits, got {self.model_hash!r}"
+            )
+
+    @property
+    def codebook_size(self) -> int:
+        """Codewords per codebook, `2**bits`."""
+        return 1 << self.bits
 
     @property
     def n_blocks(self) -> int:
@@ -57,33 +102,37 @@ class Header:
 
     @property
     def duration(self) -> float:
-        """Seconds of audio."""
+        """Length of the original recording in seconds."""
         return self.n_samples / self.sample_rate
 
     @property
-    def codebook_size(self) -> int:
-        """Codewords per codebook."""
-        return 1 << self.bits
-
-    def frames_in(self, block: int) -> int:
-        """Frames of a block."""
-        return min(self.frames_per_block, self.n_frames - block * self.frames_per_block)
-
-    def block_size(self, n_frames: int) -> int:
-        """Bytes of a block of `n_frames`, checksum included."""
-        return self.channels * self.n_codebooks * packed_size(n_frames, self.bits) + 4
+    def bitrate(self) -> float:
+        """Codes alone, all channels, in kbps of the recording's duration; 0 if it is empty."""
+        bits = self.channels * self.n_codebooks * self.n_frames * self.bits
+        return bits / self.duration / 1000 if self.n_samples else 0.0
 
     @property
     def file_size(self) -> int:
-        """Bytes of a whole file with this header."""
-        if not self.n_blocks:
-            return HEADER_SIZE
-        full = (self.n_blocks - 1) * self.block_size(self.frames_per_block)
-        return HEADER_SIZE + full + self.block_size(self.frames_in(self.n_blocks - 1))
+        """Bytes of the whole file."""
+        full, rest = divmod(self.n_frames, self.frames_per_block)
+        last = self.block_size(rest) if rest else 0
+        return self.SIZE + full * self.block_size(self.frames_per_block) + last
+
+    def block_size(self, frames: int) -> int:
+        """Bytes of a block of that many frames, its checksum included."""
+        return self.n_codebooks * self.channels * packed_size(frames, self.bits) + _CRC.size
+
+    def block_frames(self, index: int) -> int:
+        """Frames in block `index`: `frames_per_block`, or fewer in the last."""
+        return min(self.frames_per_block, self.n_frames - index * self.frames_per_block)
+
+    def block_offset(self, index: int) -> int:
+        """Where block `index` starts, in bytes from the start of the file."""
+        return self.SIZE + index * self.block_size(self.frames_per_block)
 
     def to_bytes(self) -> bytes:
-        """The header as it stands at the start of a file."""
-        fields = _FIELDS.pack(
+        """The header as it stands in the file, `Header.SIZE` bytes."""
+        fields = self._FIELDS.pack(
             MAGIC,
             VERSION,
             self.channels,
@@ -93,69 +142,83 @@ class Header:
             self.sample_rate,
             self.n_samples,
             self.n_frames,
-            self.model,
+            bytes.fromhex(self.model_hash),
         )
-        return fields + struct.pack("<I", zlib.crc32(fields))
+        return fields + _CRC.pack(zlib.crc32(fields))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Header":
-        """Read a header.
+        """Read a header from the first bytes of a file; what follows it is ignored.
 
         Raises:
-            FormatError: not an .rvq file, of a newer version, or damaged.
+            FormatError: not an `.rvq` file, one of a newer version, or a damaged header.
         """
-        if data[:4] != MAGIC:
-            raise FormatError("this is not an .rvq file")
-        if len(data) > 4 and data[4] != VERSION and data[4] > VERSION:
+        if not data.startswith(MAGIC):
+            if data.startswith((b"\xd2VQ\r\n", b"\xd2VQ\r", b"RVQ\n", b"\xef\xbf\xbdVQ", b"\xc3\x92VQ")):
+                raise FormatError("this .rvq file was damaged by copying it as text: copy it again")
+            raise FormatError(f"not an .rvq file: it starts with {data[:4]!r}, not {MAGIC!r}")
+        if len(data) > 4 and data[4] > VERSION:
             raise FormatError(
-                f"the file has format version {data[4]}, this rvq reads version {VERSION}; "
-                "upgrade rvq to read it"
+                f"this .rvq file has format version {data[4]}, and this program reads up to "
+                f"{VERSION}: upgrade the rvq package"
             )
-        if len(data) < HEADER_SIZE:
-            raise FormatError("the file ends within its header")
-        fields = data[: _FIELDS.size]
-        if struct.unpack("<I", data[_FIELDS.size : HEADER_SIZE])[0] != zlib.crc32(fields):
-            raise FormatError("the header of the file is damaged")
-        _, version, *values = _FIELDS.unpack(fields)
-        header = cls(*values)
-        if (
-            version != VERSION
-            or not (header.channels and header.n_codebooks and header.frames_per_block)
-            or not 1 <= header.bits <= 16
-            or not header.sample_rate
-        ):
-            raise FormatError("the header of the file holds impossible values")
-        return header
+        if len(data) < cls.SIZE:
+            raise FormatError(
+                f"this .rvq file ends inside its header, after {len(data)} of {cls.SIZE} bytes"
+            )
+        fields = data[: cls._FIELDS.size]
+        if _CRC.unpack_from(data, len(fields))[0] != zlib.crc32(fields):
+            raise FormatError(
+                "the header of this .rvq file is damaged, or writing the file was never finished"
+            )
+        _, version, *numbers, model_hash = cls._FIELDS.unpack(fields)
+        if version != VERSION:
+            raise FormatError(f"this .rvq file has format version {version}, which does not exist")
+        names = ("channels", "n_codebooks", "bits", "frames_per_block", "sample_rate")
+        try:
+            return cls(
+                **dict(zip((*names, "n_samples", "n_frames"), numbers, strict=True)),
+                model_hash=model_hash.hex(),
+            )
+        except InputError as error:
+            raise FormatError(f"the header of this .rvq file is impossible: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A stretch of frames.
+    """One block as it was found.
 
     Attributes:
-        index: of the block in the file.
-        n_frames: in the block.
-        indices: codes `[channels, n_frames, n_codebooks]`, or None where damaged or missing.
+        index: its number in the file, from 0.
+        n_frames: how many frames it holds, known even if the block is lost.
+        indices: int64 codes `[channels, n_frames, n_codebooks]`; None if it is damaged or missing.
     """
 
     index: int
     n_frames: int
     indices: npt.NDArray[np.int64] | None
 
-
-def _checksum(payload: bytes, index: int) -> bytes:
-    # The index goes in, so that exchanged or repeated blocks are noticed.
-    return struct.pack("<I", zlib.crc32(payload, zlib.crc32(struct.pack("<I", index))))
+    @property
+    def intact(self) -> bool:
+        """Whether the codes are there and their checksum agrees."""
+        return self.indices is not None
 
 
 class Writer:
-    """Writes codes to a seekable binary file, block by block, in constant memory.
+    """Writes a file as codes arrive, in constant memory.
 
     Args:
-        file: opened for writing.
-        channels, n_codebooks, codebook_size, sample_rate: see `Header`; the size a power of two.
-        model_hash: content hash of the model, hexadecimal, at least 16 digits.
-        frames_per_block: frames that a damaged byte can cost.
+        file: open for binary writing and seekable; the file starts where it stands now, and it is
+            not closed. Until `close` has been called, readers refuse the file.
+        channels: 1 to 255.
+        n_codebooks: codes per frame, 1 to 255.
+        codebook_size: codewords per codebook, a power of two in 2..65536.
+        sample_rate: rate of the original recording in Hz.
+        model_hash: content hash of the model, 16 or more hexadecimal digits.
+        frames_per_block: the unit of seeking and of damage; 75 frames are often one second.
+
+    Raises:
+        InputError: a value out of range, or a file that cannot seek.
     """
 
     def __init__(
@@ -167,135 +230,226 @@ class Writer:
         codebook_size: int,
         sample_rate: int,
         model_hash: str,
-        frames_per_block: int = FRAMES_PER_BLOCK,
+        frames_per_block: int = 75,
     ) -> None:
         bits = codebook_size.bit_length() - 1
-        if codebook_size != 1 << bits or not 1 <= bits <= 16:
-            raise InputError(f"codebook_size must be 2, 4, ... 65536, got {codebook_size}")
-        for name, value in (("channels", channels), ("n_codebooks", n_codebooks)):
-            if not 1 <= value <= 255:
-                raise InputError(f"an .rvq file holds 1 to 255 {name}, got {value}")
-        if not 1 <= sample_rate < 1 << 32:
-            raise InputError(f"sample_rate must be positive, got {sample_rate}")
-        model = bytes.fromhex(model_hash)[:8]
-        if len(model) < 8:
-            raise InputError(f"model_hash needs 16 hexadecimal digits, got {model_hash!r}")
-        self._file = file
+        if codebook_size != 1 << max(bits, 0):
+            raise InputError(
+                f"an .rvq file needs a codebook_size that is a power of two, got {codebook_size}"
+            )
+        if not file.seekable():
+            raise InputError(
+                "an .rvq file is finished by writing its header last, which this output cannot do: "
+                "write to a file instead of a pipe"
+            )
         self._header = Header(
-            channels, n_codebooks, bits, frames_per_block, sample_rate, 0, 0, model
+            channels=channels,
+            n_codebooks=n_codebooks,
+            bits=bits,
+            frames_per_block=frames_per_block,
+            sample_rate=sample_rate,
+            n_samples=0,
+            n_frames=0,
+            model_hash=model_hash[:16].lower(),
         )
-        self._pending = np.empty((channels, 0, n_codebooks), np.int64)
-        self._file.write(self._header.to_bytes())
+        self._file = file
+        self._start = file.tell()
+        self._pending = np.empty((channels, frames_per_block, n_codebooks), np.uint16)
+        self._n_frames = 0
+        self._closed = False
+        # An all-zero checksum is wrong for this header until `close` puts the right one.
+        unfinished = self._header.to_bytes()[: -_CRC.size]
+        file.write(unfinished + _CRC.pack(~zlib.crc32(unfinished) & 0xFFFFFFFF))
 
     def write(self, indices: npt.NDArray[np.integer]) -> None:
-        """Add frames, `[channels, any number, n_codebooks]`."""
+        """Append frames: integers in [0, codebook_size), `[channels, n_frames, n_codebooks]`.
+
+        Raises:
+            InputError: another shape or type, a code out of range, or a file already closed.
+        """
         header = self._header
-        if indices.shape != (header.channels, indices.shape[1], header.n_codebooks):
+        if self._closed:
+            raise InputError("this .rvq file is closed: write all codes before calling close")
+        if (
+            indices.ndim != 3
+            or indices.shape[::2] != (header.channels, header.n_codebooks)
+            or not np.issubdtype(indices.dtype, np.integer)
+        ):
             raise InputError(
-                f"codes must be [{header.channels}, n_frames, {header.n_codebooks}], "
-                f"got {indices.shape}"
+                f"codes must be integers [{header.channels}, n_frames, {header.n_codebooks}], "
+                f"got {indices.dtype} {indices.shape}"
             )
         if indices.size and not 0 <= indices.min() <= indices.max() < header.codebook_size:
             raise InputError(
                 f"codes must be in 0..{header.codebook_size - 1}, "
                 f"got {indices.min()}..{indices.max()}"
             )
-        pending = np.concatenate([self._pending, indices], axis=1)
-        while pending.shape[1] >= header.frames_per_block:
-            self._write_block(pending[:, : header.frames_per_block])
-            pending = pending[:, header.frames_per_block :]
-        self._pending = pending
+        if self._n_frames + indices.shape[1] > 2**32 - 1:
+            raise InputError("an .rvq file holds at most 2**32 - 1 frames: start another file")
+        done = 0
+        while done < indices.shape[1]:
+            filled = self._n_frames % header.frames_per_block
+            chunk = indices[:, done : done + header.frames_per_block - filled]
+            self._pending[:, filled : filled + chunk.shape[1]] = chunk
+            done += chunk.shape[1]
+            self._n_frames += chunk.shape[1]
+            if self._n_frames % header.frames_per_block == 0:
+                self._write_block(header.frames_per_block)
 
-    def close(self, n_samples: int) -> None:
-        """Write what is pending and the final header; the file stays open."""
-        if self._pending.shape[1]:
-            self._write_block(self._pending)
-        self._header = replace(self._header, n_samples=n_samples)
-        self._file.seek(0)
-        self._file.write(self._header.to_bytes())
-        self._file.seek(0, 2)
+    def close(self, n_samples: int) -> Header:
+        """Write what is pending and the header; the underlying file stays open, at its end.
 
-    def _write_block(self, indices: npt.NDArray[np.integer]) -> None:
-        header = self._header
-        payload = b"".join(
-            pack(indices[channel, :, layer], header.bits)
-            for layer in range(header.n_codebooks)
-            for channel in range(header.channels)
-        )
-        index = header.n_frames // header.frames_per_block
-        self._file.write(payload + _checksum(payload, index))
-        self._header = replace(header, n_frames=header.n_frames + indices.shape[1])
+        Args:
+            n_samples: length of the original recording in samples per channel.
+
+        Raises:
+            InputError: a length that the frames cannot stand for, or a file already closed.
+        """
+        if self._closed:
+            raise InputError("this .rvq file is already closed: call close once")
+        header = replace(self._header, n_samples=n_samples, n_frames=self._n_frames)
+        if rest := self._n_frames % header.frames_per_block:
+            self._write_block(rest)
+        self._file.seek(self._start)
+        self._file.write(header.to_bytes())
+        self._file.seek(self._start + header.file_size)
+        self._closed = True
+        return header
+
+    def _write_block(self, frames: int) -> None:
+        index = (self._n_frames - 1) // self._header.frames_per_block
+        layers = self._pending[:, :frames].transpose(2, 0, 1)
+        payload = pack(layers, self._header.bits).tobytes()
+        self._file.write(payload + _CRC.pack(_block_crc(index, payload)))
 
 
 class Reader:
-    """Reads a binary file block by block, in constant memory.
+    """Reads a file block by block, around damage, in constant memory.
+
+    Args:
+        file: open for binary reading, standing at the header; may be a pipe, which is then read
+            once and forward. It is not closed.
 
     Raises:
-        FormatError: the header cannot be used.
+        FormatError: the header cannot be read.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.header = Header.from_bytes(file.read(HEADER_SIZE))
+        self._seekable = file.seekable()
+        self._start = file.tell() if self._seekable else 0
+        data = self._read(Header.SIZE)
+        self._position = len(data)
+        self.header = Header.from_bytes(data)
 
-    def payloads(self) -> Iterator[tuple[int, bytes, bool]]:
-        """Index, bytes (without checksum) and intactness of every block, in order."""
-        for index in range(self.header.n_blocks):
-            size = self.header.block_size(self.header.frames_in(index))
-            data = self._file.read(size)
-            intact = len(data) == size and data[-4:] == _checksum(data[:-4], index)
-            yield index, data[: size - 4], intact
-            if not data:  # the file ends here, whatever its header declares
-                return
+    def blocks(self, start_frame: int = 0) -> Iterator[Block]:
+        """Iterate over the blocks from the one that holds `start_frame`, the first frame being 0.
 
-    def blocks(self) -> Iterator[Block]:
-        """Every block; one without codes where the file is damaged, none after its end."""
+        Damaged blocks, and those after the end of a file that was cut off, come without codes:
+        the frames of all blocks always add up to what the header declares.
+
+        Raises:
+            InputError: a frame outside of the file, or one that a pipe has passed.
+        """
+        if not 0 <= start_frame <= self.header.n_frames:
+            raise InputError(
+                f"start_frame must be in 0..{self.header.n_frames}, got {start_frame}"
+            )
+        first = -(-start_frame // self.header.frames_per_block)
+        if start_frame < self.header.n_frames:
+            first = start_frame // self.header.frames_per_block
+        if not self._seekable and self.header.block_offset(first) < self._position:
+            raise InputError("a pipe cannot be read twice or backwards: read from a file instead")
+        return (
+            Block(index, self.header.block_frames(index), self._codes(index))
+            for index in range(first, self.header.n_blocks)
+        )
+
+    def payload(self, index: int) -> tuple[bytes | None, bool]:
+        """Packed codes of a block, if the file holds all of it, and whether the checksum agrees."""
+        size = self.header.block_size(self.header.block_frames(index))
+        self._go_to(self.header.block_offset(index))
+        data = self._read(size)
+        self._position += len(data)
+        if len(data) < size:
+            return None, False
+        packed = data[: -_CRC.size]
+        return packed, _CRC.unpack(data[-_CRC.size :])[0] == _block_crc(index, packed)
+
+    def _codes(self, index: int) -> npt.NDArray[np.int64] | None:
+        packed, intact = self.payload(index)
+        if packed is None or not intact:
+            return None
         header = self.header
-        for index, payload, intact in self.payloads():
-            n_frames = header.frames_in(index)
-            if not intact:
-                yield Block(index, n_frames, None)
-                continue
-            size = packed_size(n_frames, header.bits)
-            layers = [
-                unpack(payload[i * size : (i + 1) * size], n_frames, header.bits)
-                for i in range(header.n_codebooks * header.channels)
-            ]
-            shape = (header.n_codebooks, header.channels, n_frames)
-            indices = np.stack(layers).reshape(shape).transpose(1, 2, 0)
-            yield Block(index, n_frames, indices)
+        rows = np.frombuffer(packed, np.uint8).reshape(header.n_codebooks, header.channels, -1)
+        return unpack(rows, header.block_frames(index), header.bits).transpose(1, 2, 0)
+
+    def _go_to(self, position: int) -> None:
+        if self._seekable:
+            self._file.seek(self._start + position)
+            self._position = position
+        while self._position < position:
+            skipped = len(self._file.read(min(_READ_SIZE, position - self._position)))
+            if not skipped:
+                break
+            self._position += skipped
+
+    def _read(self, size: int) -> bytes:
+        # In pieces, so that a header that declares more than there is costs no memory.
+        pieces = []
+        while size > 0 and (piece := self._file.read(min(size, _READ_SIZE))):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
 
 
-def trim(source: BinaryIO, target: BinaryIO, n_codebooks: int) -> None:
-    """Cut a file to its first `n_codebooks` layers without decoding it.
+def trim(source: BinaryIO, target: BinaryIO, n_codebooks: int) -> Header:
+    """Cut a file to its first codebooks, a lower bitrate, without decoding it.
 
-    The result equals, byte for byte, what an encoder had written at that bitrate. Damaged blocks
-    stay recognisably damaged.
+    The result equals, byte for byte, the file that writing only those codes makes. Damaged blocks
+    stay recognisably damaged, and a file that was cut off stays so. Either end may be a pipe.
+
+    Args:
+        source: an `.rvq` file open for binary reading.
+        target: where to write; open for binary writing.
+        n_codebooks: how many codebooks to keep, 1 to the number in the source.
+
+    Returns:
+        The new header.
 
     Raises:
-        InputError: more layers than the file has.
-        FormatError: the header cannot be used.
+        FormatError: the header of the source cannot be read.
+        InputError: `n_codebooks` is not in the source.
     """
     reader = Reader(source)
-    header = reader.header
-    if not 1 <= n_codebooks <= header.n_codebooks:
-        raise InputError(f"the file has {header.n_codebooks} layers, cannot cut to {n_codebooks}")
-    target.write(replace(header, n_codebooks=n_codebooks).to_bytes())
-    for index, payload, intact in reader.payloads():
-        layer = header.channels * packed_size(header.frames_in(index), header.bits)
-        kept = payload[: n_codebooks * layer]
-        checksum = _checksum(kept, index)
-        target.write(kept + (checksum if intact else bytes(b ^ 0xFF for b in checksum)))
+    if not 1 <= n_codebooks <= reader.header.n_codebooks:
+        raise InputError(
+            f"n_codebooks must be in 1..{reader.header.n_codebooks}, which is what the file has, "
+            f"got {n_codebooks}"
+        )
+    header = replace(reader.header, n_codebooks=n_codebooks)
+    target.write(header.to_bytes())
+    for index in range(header.n_blocks):
+        packed, intact = reader.payload(index)
+        if packed is None:
+            break
+        kept = packed[: header.block_size(header.block_frames(index)) - _CRC.size]
+        crc = _block_crc(index, kept)
+        target.write(kept + _CRC.pack(crc if intact else crc ^ 0xFFFFFFFF))
+    return header
 
 
 def dumps(codes: Codes) -> bytes:
-    """A whole file in memory."""
-    channels, _, n_codebooks = codes.indices.shape
-    file = BytesIO()
+    """A whole file in memory, with the default block length.
+
+    Raises:
+        InputError: codes that the format cannot hold; see `Writer`.
+    """
+    file = io.BytesIO()
     writer = Writer(
         file,
-        channels=channels,
-        n_codebooks=n_codebooks,
+        channels=codes.indices.shape[0],
+        n_codebooks=codes.n_codebooks,
         codebook_size=codes.codebook_size,
         sample_rate=codes.sample_rate,
         model_hash=codes.model_hash,
@@ -306,26 +460,39 @@ def dumps(codes: Codes) -> bytes:
 
 
 def loads(data: bytes) -> Codes:
-    """Codes of a whole file in memory; `Reader` is the way to read damaged ones.
+    """Codes of a whole file in memory, if every byte of it is in order.
+
+    Returns:
+        The codes; `model_hash` holds the 16 digits that the file keeps.
 
     Raises:
-        FormatError: damaged or incomplete.
+        FormatError: any damage. `Reader` reads what is left of a damaged file.
     """
-    reader = Reader(BytesIO(data))
+    reader = Reader(io.BytesIO(data))
     header = reader.header
     if len(data) != header.file_size:
         raise FormatError(
-            f"the file has {len(data)} bytes, its header declares {header.file_size}"
+            f"this .rvq file should have {header.file_size} bytes but has {len(data)}: "
+            "it was cut off or added to; read it with Reader"
         )
-    parts = [np.empty((header.channels, 0, header.n_codebooks), np.int64)]
+    indices = np.empty((header.channels, header.n_frames, header.n_codebooks), np.int64)
     for block in reader.blocks():
         if block.indices is None:
-            raise FormatError(f"block {block.index} of the file is damaged")
-        parts.append(block.indices)
+            raise FormatError(
+                f"block {block.index} of {header.n_blocks} of this .rvq file is damaged: "
+                "read the others with Reader"
+            )
+        start = block.index * header.frames_per_block
+        indices[:, start : start + block.n_frames] = block.indices
     return Codes(
-        indices=np.concatenate(parts, axis=1),
+        indices=indices,
         codebook_size=header.codebook_size,
         sample_rate=header.sample_rate,
         n_samples=header.n_samples,
-        model_hash=header.model.hex(),
+        model_hash=header.model_hash,
     )
+
+
+def _block_crc(index: int, payload: bytes) -> int:
+    # The index is part of the sum, so that blocks that changed places are noticed.
+    return zlib.crc32(payload, zlib.crc32(struct.pack("<I", index)))

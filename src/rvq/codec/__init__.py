@@ -1,0 +1,1 @@
+"""Waveforms <-> codes <-> files, without torch."""

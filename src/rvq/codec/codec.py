@@ -1,0 +1,182 @@
+"""Codec: a model with the few verbs that its users need."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rvq.bitstream.codes import Codes
+from rvq.bitstream.container import dumps, loads
+from rvq.codec.runtime import Runtime
+from rvq.codec.streaming import StreamDecoder, StreamEncoder
+from rvq.errors import InputError, ModelError
+
+Floats = npt.NDArray[np.float32]
+
+DEFAULT_MODEL = "speech_24khz"
+MODELS = Path(__file__).parent / "models"
+
+
+class Codec:
+    """A neural audio codec: encoder, residual vector quantizer, decoder.
+
+    The bitrate is a choice of every call: each codebook adds `kbps_per_codebook` per channel.
+
+    Example:
+        >>> import numpy as np, rvq
+        >>> codec = rvq.Codec.load()
+        >>> audio = np.zeros((1, 16000), np.float32)
+        >>> data = codec.compress(audio, 16000, bitrate=3)
+        >>> codec.decompress(data).shape
+        (1, 16000)
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    @classmethod
+    def load(cls, name_or_path: str | Path = DEFAULT_MODEL, *, threads: int = 1) -> "Codec":
+        """Load a model of the package by name, or an exported folder.
+
+        Raises:
+            ModelError: there is no such model, or it is damaged.
+        """
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            folder = MODELS / str(name_or_path)
+        if not folder.is_dir():
+            shipped = ", ".join(sorted(p.name for p in MODELS.glob("*/"))) or "none"
+            raise ModelError(
+                f"no model {str(name_or_path)!r}: give the folder of an exported model or one of "
+                f"the package's ({shipped})"
+            )
+        return cls(Runtime(folder, threads=threads))
+
+    @property
+    def model_hash(self) -> str:
+        """Content hash of the model; compressed files name it."""
+        return self.runtime.hash
+
+    @property
+    def codebook_size(self) -> int:
+        """Codewords per codebook."""
+        return self.runtime.codebooks.shape[1]
+
+    @property
+    def kbps_per_codebook(self) -> float:
+        """Bitrate of one codebook and channel, kbps."""
+        return self.runtime.frame_rate * np.log2(self.codebook_size) / 1000
+
+    def n_codebooks(self, bitrate: float | None) -> int:
+        """Codebooks used at a bitrate in kbps per channel: as many as fit; all for None.
+
+        Raises:
+            InputError: less than one codebook needs, or more than there are.
+        """
+        available = len(self.runtime.codebooks)
+        if bitrate is None:
+            return available
+        step = self.kbps_per_codebook
+        if not step <= bitrate <= available * step:
+            raise InputError(
+                f"bitrate must be {step:g} to {available * step:g} kbps, got {bitrate:g}"
+            )
+        return int(bitrate / step + 1e-6)
+
+    def stream_encoder(
+        self, *, channels: int, sample_rate: int, bitrate: float | None = None
+    ) -> StreamEncoder:
+        """An encoder that takes samples as they come."""
+        if not 1000 <= sample_rate <= 768_000:
+            raise InputError(f"sample_rate must be 1000 to 768000 Hz, got {sample_rate}")
+        return StreamEncoder(
+            self.runtime,
+            channels=channels,
+            sample_rate=sample_rate,
+            n_codebooks=self.n_codebooks(bitrate),
+        )
+
+    def stream_decoder(self, *, channels: int, sample_rate: int) -> StreamDecoder:
+        """A decoder that takes codes as they come."""
+        return StreamDecoder(self.runtime, channels=channels, sample_rate=sample_rate)
+
+    def check_model(self, model_hash: str) -> None:
+        """Refuse codes of another model.
+
+        Raises:
+            ModelError: the hashes differ.
+        """
+        if model_hash[:16] != self.model_hash[:16]:
+            raise ModelError(
+                f"the codes were made with model {model_hash[:16]}, this is {self.runtime.name} "
+                f"{self.model_hash[:16]}; load the model they were made with"
+            )
+
+    def encode(self, audio: Floats, sample_rate: int, bitrate: float | None = None) -> Codes:
+        """Audio -> codes.
+
+        Args:
+            audio: `[channels, samples]` in [-1, 1], any rate and length.
+            sample_rate: Hz.
+            bitrate: kbps per channel; default the model's highest.
+
+        Raises:
+            InputError: audio of another shape, empty or not finite; bitrate out of range.
+        """
+        audio = np.asarray(audio)
+        if audio.ndim != 2 or not np.issubdtype(audio.dtype, np.floating):
+            raise InputError(
+                "audio must be floating point, [channels, samples]; "
+                f"got {audio.dtype} of shape {audio.shape}"
+            )
+        if not audio.size or not 1 <= len(audio) <= 255:
+            raise InputError(f"audio must have 1 to 255 channels and samples, got {audio.shape}")
+        if not np.isfinite(audio).all():
+            raise InputError("audio contains NaN or infinity; repair or remove those samples")
+        encoder = self.stream_encoder(
+            channels=len(audio), sample_rate=sample_rate, bitrate=bitrate
+        )
+        parts = [encoder.push(audio.astype(np.float32)), encoder.flush()]
+        return Codes(
+            indices=np.concatenate(parts, axis=1),
+            codebook_size=self.codebook_size,
+            sample_rate=sample_rate,
+            n_samples=audio.shape[1],
+            model_hash=self.model_hash,
+        )
+
+    def decode(self, codes: Codes) -> Floats:
+        """Codes -> audio `[channels, n_samples]` at the rate of the original.
+
+        Raises:
+            ModelError: codes of another model.
+            InputError: codes that the model does not have.
+        """
+        self.check_model(codes.model_hash)
+        indices = codes.indices
+        if codes.n_codebooks > len(self.runtime.codebooks) or (
+            indices.size and not 0 <= indices.min() <= indices.max() < self.codebook_size
+        ):
+            raise InputError(
+                f"codes {indices.shape} do not fit {len(self.runtime.codebooks)} codebooks of "
+                f"{self.codebook_size}"
+            )
+        decoder = self.stream_decoder(channels=len(indices), sample_rate=codes.sample_rate)
+        audio = np.concatenate([decoder.push(indices), decoder.flush()], axis=1)
+        missing = max(0, codes.n_samples - audio.shape[1])
+        return np.pad(audio, ((0, 0), (0, missing)))[:, : codes.n_samples]
+
+    def compress(self, audio: Floats, sample_rate: int, bitrate: float | None = None) -> bytes:
+        """Audio -> the bytes of an .rvq file; arguments as for `encode`."""
+        return dumps(self.encode(audio, sample_rate, bitrate))
+
+    def decompress(self, data: bytes) -> Floats:
+        """The bytes of an .rvq file -> audio `[channels, samples]`.
+
+        Raises:
+            FormatError: damaged bytes. `rvq.codec.files.decode_file` plays what is left of them.
+            ModelError: made with another model.
+        """
+        return self.decode(loads(data))
+
+

@@ -1,0 +1,128 @@
+"""CodecModel -> the folder that `rvq.codec` loads: two ONNX networks, codebooks, a card.
+
+Weights are stored in half precision and widened when the runtime loads them, which halves the
+package; the arithmetic stays float32.
+"""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
+from torch import nn
+
+from rvq.nn.model import CodecModel
+
+FORMAT = 1
+"""Of the model folder; raised when an older runtime could not load it."""
+
+
+def export(model: CodecModel, folder: Path, *, name: str, facts: dict[str, object]) -> None:
+    """Write the model folder.
+
+    Args:
+        model: trained, in evaluation mode.
+        folder: created if need be; what is there is replaced.
+        name: of the model.
+        facts: about its training, for the card.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    network = model.config.network
+    frames = torch.zeros(1, 4, network.n_bins)
+    latents = torch.zeros(1, 4, network.dim)
+    encoder_state = model.encoder.stack.start(frames)
+    decoder_state = model.decoder.stack.start(latents)
+    _export_network(
+        model.encoder,
+        (frames, frames + 1, encoder_state),
+        inputs=["real", "imag", "state"],
+        outputs=["latents", "next_state"],
+        path=folder / "encoder.onnx",
+    )
+    _export_network(
+        model.decoder,
+        (latents, decoder_state),
+        inputs=["latents", "state"],
+        outputs=["real", "imag", "next_state"],
+        path=folder / "decoder.onnx",
+    )
+    codebooks = model.quantizer.codebooks().numpy().astype(np.float16)
+    save_file({"codebooks": codebooks}, folder / "codebooks.safetensors")
+    files = ["encoder.onnx", "decoder.onnx", "codebooks.safetensors"]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update((folder / file).read_bytes())
+    card = {
+        "format": FORMAT,
+        "name": name,
+        "hash": digest.hexdigest(),
+        "sample_rate": network.sample_rate,
+        "hop_length": network.hop_length,
+        "window_length": network.window_length,
+        "n_codebooks": model.config.quantizer.n_codebooks,
+        "codebook_size": model.config.quantizer.codebook_size,
+        "encoder_state": list(model.encoder.stack.state_shape),
+        "decoder_state": list(model.decoder.stack.state_shape),
+        "training": facts,
+    }
+    (folder / "model.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _export_network(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    *,
+    inputs: list[str],
+    outputs: list[str],
+    path: Path,
+) -> None:
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("n_frames")
+    state = {0: batch}
+    shapes = tuple({0: batch, 1: time} if n != "state" else state for n in inputs)
+    with tempfile.TemporaryDirectory() as temporary:
+        wide = Path(temporary) / "network.onnx"
+        torch.onnx.export(
+            module,
+            tuple(torch.cat([x, x]) for x in example),
+            wide,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        network = onnx.load(wide)
+    _halve_weights(network)
+    _forget_sources(network)
+    onnx.save(network, path)
+
+
+def _halve_weights(network: onnx.ModelProto) -> None:
+    """Store large weights as float16, each followed by a cast that the runtime folds on loading."""
+    casts = []
+    for weight in network.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.size < 1024:
+            continue
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *network.graph.node]
+    del network.graph.node[:]
+    network.graph.node.extend(nodes)
+    del network.graph.value_info[:]
+
+
+def _forget_sources(network: onnx.ModelProto) -> None:
+    """Drop notes on source lines: they bloat the file and name folders of the build machine."""
+    for node in network.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del network.metadata_props[:]
+    del network.graph.metadata_props[:]
