@@ -23,9 +23,9 @@ from rvq.bitstream.codes import Codes
 from rvq.bitstream.packing import MAX_BITS, pack, packed_size, unpack
 from rvq.errors import FormatError, InputError
 
-# As in PNG, a byte above 127 and a line feed: both are lost when a file travels as text.
-MAGIC = b"\xd2VQ\n"
+MAGIC = b"RVQ\x1a"
 VERSION = 1
+HEADER_SIZE = 38
 MAX_CODES_PER_BLOCK = 2**23
 """Bounds what reading one block may cost, whatever a header declares."""
 
@@ -58,7 +58,6 @@ class Header:
     model_hash: str
 
     _FIELDS: ClassVar = struct.Struct("<4sBBBBHIQI8s")
-    SIZE: ClassVar[int] = _FIELDS.size + _CRC.size
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -116,7 +115,7 @@ class Header:
         """Bytes of the whole file."""
         full, rest = divmod(self.n_frames, self.frames_per_block)
         last = self.block_size(rest) if rest else 0
-        return self.SIZE + full * self.block_size(self.frames_per_block) + last
+        return HEADER_SIZE + full * self.block_size(self.frames_per_block) + last
 
     def block_size(self, frames: int) -> int:
         """Bytes of a block of that many frames, its checksum included."""
@@ -128,10 +127,10 @@ class Header:
 
     def block_offset(self, index: int) -> int:
         """Where block `index` starts, in bytes from the start of the file."""
-        return self.SIZE + index * self.block_size(self.frames_per_block)
+        return HEADER_SIZE + index * self.block_size(self.frames_per_block)
 
     def to_bytes(self) -> bytes:
-        """The header as it stands in the file, `Header.SIZE` bytes."""
+        """The header as it stands in the file, `HEADER_SIZE` bytes."""
         fields = self._FIELDS.pack(
             MAGIC,
             VERSION,
@@ -154,17 +153,15 @@ class Header:
             FormatError: not an `.rvq` file, one of a newer version, or a damaged header.
         """
         if not data.startswith(MAGIC):
-            if data.startswith((b"\xd2VQ\r\n", b"\xd2VQ\r", b"RVQ\n", b"\xef\xbf\xbdVQ", b"\xc3\x92VQ")):
-                raise FormatError("this .rvq file was damaged by copying it as text: copy it again")
             raise FormatError(f"not an .rvq file: it starts with {data[:4]!r}, not {MAGIC!r}")
         if len(data) > 4 and data[4] > VERSION:
             raise FormatError(
                 f"this .rvq file has format version {data[4]}, and this program reads up to "
                 f"{VERSION}: upgrade the rvq package"
             )
-        if len(data) < cls.SIZE:
+        if len(data) < HEADER_SIZE:
             raise FormatError(
-                f"this .rvq file ends inside its header, after {len(data)} of {cls.SIZE} bytes"
+                f"this .rvq file ends inside its header, after {len(data)} of {HEADER_SIZE} bytes"
             )
         fields = data[: cls._FIELDS.size]
         if _CRC.unpack_from(data, len(fields))[0] != zlib.crc32(fields):
@@ -190,7 +187,8 @@ class Block:
 
     Attributes:
         index: its number in the file, from 0.
-        n_frames: how many frames it holds, known even if the block is lost.
+        n_frames: how many frames it holds, known even if the block is lost; where the file was cut
+            off, all that are missing from here on.
         indices: int64 codes `[channels, n_frames, n_codebooks]`; None if it is damaged or missing.
     """
 
@@ -257,9 +255,9 @@ class Writer:
         self._pending = np.empty((channels, frames_per_block, n_codebooks), np.uint16)
         self._n_frames = 0
         self._closed = False
-        # An all-zero checksum is wrong for this header until `close` puts the right one.
+        # A checksum that is wrong on purpose, until `close` puts the right one.
         unfinished = self._header.to_bytes()[: -_CRC.size]
-        file.write(unfinished + _CRC.pack(~zlib.crc32(unfinished) & 0xFFFFFFFF))
+        file.write(unfinished + _CRC.pack(zlib.crc32(unfinished) ^ 0xFFFFFFFF))
 
     def write(self, indices: npt.NDArray[np.integer]) -> None:
         """Append frames: integers in [0, codebook_size), `[channels, n_frames, n_codebooks]`.
@@ -338,32 +336,40 @@ class Reader:
         self._file = file
         self._seekable = file.seekable()
         self._start = file.tell() if self._seekable else 0
-        data = self._read(Header.SIZE)
+        data = self._read(HEADER_SIZE)
         self._position = len(data)
         self.header = Header.from_bytes(data)
 
     def blocks(self, start_frame: int = 0) -> Iterator[Block]:
         """Iterate over the blocks from the one that holds `start_frame`, the first frame being 0.
 
-        Damaged blocks, and those after the end of a file that was cut off, come without codes:
-        the frames of all blocks always add up to what the header declares.
+        A damaged block comes without codes. Where a file was cut off, one last block without codes
+        stands for all frames that are missing, so that the frames always add up.
 
         Raises:
             InputError: a frame outside of the file, or one that a pipe has passed.
         """
-        if not 0 <= start_frame <= self.header.n_frames:
-            raise InputError(
-                f"start_frame must be in 0..{self.header.n_frames}, got {start_frame}"
-            )
-        first = -(-start_frame // self.header.frames_per_block)
-        if start_frame < self.header.n_frames:
-            first = start_frame // self.header.frames_per_block
-        if not self._seekable and self.header.block_offset(first) < self._position:
+        header = self.header
+        if not 0 <= start_frame <= header.n_frames:
+            raise InputError(f"start_frame must be in 0..{header.n_frames}, got {start_frame}")
+        first = start_frame // header.frames_per_block
+        if not self._seekable and header.block_offset(first) < self._position:
             raise InputError("a pipe cannot be read twice or backwards: read from a file instead")
-        return (
-            Block(index, self.header.block_frames(index), self._codes(index))
-            for index in range(first, self.header.n_blocks)
-        )
+        return self._blocks(first)
+
+    def _blocks(self, first: int) -> Iterator[Block]:
+        header = self.header
+        for index in range(first, header.n_blocks):
+            frames = header.block_frames(index)
+            packed, intact = self.payload(index)
+            if packed is None:
+                yield Block(index, header.n_frames - index * header.frames_per_block, None)
+                return
+            if not intact:
+                yield Block(index, frames, None)
+                continue
+            rows = np.frombuffer(packed, np.uint8).reshape(header.n_codebooks, header.channels, -1)
+            yield Block(index, frames, unpack(rows, frames, header.bits).transpose(1, 2, 0))
 
     def payload(self, index: int) -> tuple[bytes | None, bool]:
         """Packed codes of a block, if the file holds all of it, and whether the checksum agrees."""
@@ -375,14 +381,6 @@ class Reader:
             return None, False
         packed = data[: -_CRC.size]
         return packed, _CRC.unpack(data[-_CRC.size :])[0] == _block_crc(index, packed)
-
-    def _codes(self, index: int) -> npt.NDArray[np.int64] | None:
-        packed, intact = self.payload(index)
-        if packed is None or not intact:
-            return None
-        header = self.header
-        rows = np.frombuffer(packed, np.uint8).reshape(header.n_codebooks, header.channels, -1)
-        return unpack(rows, header.block_frames(index), header.bits).transpose(1, 2, 0)
 
     def _go_to(self, position: int) -> None:
         if self._seekable:

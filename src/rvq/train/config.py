@@ -145,3 +145,17 @@ def config_from_dict(fields: object, origin: str) -> TrainConfig:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(f"{origin}: {where}: {first['msg'].lower()}") from None
+
+
+def shipped_config(name: str) -> Path:
+    """Path of a configuration of the package.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    folder = Path(__file__).parent / "configs"
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise InputError(f"no configuration {name!r}: give a YAML file or one of {names}")
+    return path

@@ -1,0 +1,5 @@
+"""`python -m rvq` is `rvq`."""
+
+from rvq.cli import main
+
+main()

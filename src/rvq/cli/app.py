@@ -1,0 +1,21 @@
+"""All commands of `rvq`."""
+
+import typer
+
+from rvq.cli import cut, data, decode, encode, evaluate, export, info, play, train
+
+app = typer.Typer(
+    help="Residual vector quantization of audio and speech.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(encode.encode)
+app.command()(decode.decode)
+app.command()(info.info)
+app.command()(cut.cut)
+app.command()(play.play)
+app.command(name="eval")(evaluate.evaluate)
+app.command()(train.train)
+app.command()(export.export)
+app.add_typer(data.app, name="data", help="Training data.")

@@ -1,0 +1,32 @@
+"""`rvq decode`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvq.cli.arguments import DEFAULT_MODEL, Force, Model, check_output, progress_bar
+
+
+def decode(
+    source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")],
+    target: Annotated[
+        Path | None, typer.Argument(help="Its ending chooses the format; default .wav.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    force: Force = False,
+) -> None:
+    """Decompress a file."""
+    from rvq.codec.codec import Codec
+    from rvq.codec.files import decode_file
+
+    target = target or source.with_suffix(".wav")
+    check_output(target, force)
+    with progress_bar(f"decoding {source.name}") as report:
+        damage = decode_file(Codec.load(model), source, target, progress=report)
+    typer.echo(f"{target}: {target.stat().st_size} bytes")
+    if damage.lost:
+        typer.echo(
+            f"rvq: {source} is damaged: {damage.lost} of {damage.n_blocks} blocks were lost",
+            err=True,
+        )

@@ -1,0 +1,34 @@
+"""`rvq encode`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvq.cli.arguments import DEFAULT_MODEL, Force, Model, check_output, progress_bar
+
+
+def encode(
+    source: Annotated[Path, typer.Argument(help="Recording; any format soundfile reads.")],
+    target: Annotated[Path | None, typer.Argument(help="Default: the input's name, .rvq.")] = None,
+    bitrate: Annotated[float, typer.Option(help="kbps per channel, 0.75 to 12.")] = 6.0,
+    model: Model = DEFAULT_MODEL,
+    force: Force = False,
+) -> None:
+    """Compress a recording."""
+    from rvq.bitstream.container import Reader
+    from rvq.codec.codec import Codec
+    from rvq.codec.files import encode_file, open_rvq
+
+    target = target or source.with_suffix(".rvq")
+    check_output(target, force)
+    with progress_bar(f"encoding {source.name}") as report:
+        encode_file(Codec.load(model), source, target, bitrate=bitrate, progress=report)
+    with open_rvq(target) as file:
+        header = Reader(file).header
+    size = target.stat().st_size
+    pcm = header.n_samples * header.channels * 2
+    typer.echo(
+        f"{target}: {size} bytes, {size * 8 / 1000 / header.duration:.2f} kbps, "
+        f"{pcm / size:.1f} times smaller than 16-bit PCM ({pcm} bytes)"
+    )

@@ -1,0 +1,33 @@
+"""`rvq train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvq.errors import InputError
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file, or the name of a shipped one.")],
+    data: Annotated[list[Path], typer.Option(help="Folder written by `rvq data prepare`.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 for all cores.")] = 0,
+) -> None:
+    """Train a codec; a run that was stopped goes on where it stood. Ctrl-C stops it cleanly."""
+    try:
+        import torch
+
+        from rvq.train.config import read_config, shipped_config
+        from rvq.train.trainer import Trainer
+    except ImportError as error:
+        raise InputError(f"training needs `pip install 'rvq[train]'` ({error})") from None
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = read_config(config if config.exists() else shipped_config(str(config)))
+    trainer = Trainer(settings, data, out or Path("runs") / settings.name)
+    if trainer.load():
+        typer.echo(f"resuming {trainer.out} at step {trainer.step}")
+    done = trainer.run()
+    typer.echo("done" if done else f"stopped at step {trainer.step}; the same command resumes")

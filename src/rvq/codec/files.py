@@ -1,0 +1,186 @@
+"""Audio files <-> .rvq files, block by block, so that hours take no more memory than seconds."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from rvq.bitstream.container import Header, Reader, Writer
+from rvq.codec.codec import Codec
+from rvq.errors import FormatError, InputError
+
+Progress = Callable[[float], None]
+"""Called with the share of the work done, 0 to 1."""
+
+_SECONDS_PER_READ = 10
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What could not be decoded.
+
+    Attributes:
+        n_blocks: blocks of the file.
+        lost: damaged or missing blocks; they are silent in the output.
+    """
+
+    n_blocks: int
+    lost: int
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when all went well.
+
+    Raises:
+        InputError: the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def encode_file(
+    codec: Codec,
+    source: Path,
+    target: Path,
+    *,
+    bitrate: float | None = None,
+    progress: Progress = lambda share: None,
+) -> None:
+    """Compress any file that soundfile reads.
+
+    A recording with a broken tail is compressed as far as it can be read.
+
+    Raises:
+        InputError: not audio, empty, not finite, or not to be read or written.
+    """
+    with _open_audio(source) as audio:
+        encoder = codec.stream_encoder(
+            channels=audio.channels, sample_rate=audio.samplerate, bitrate=bitrate
+        )
+        n_samples = 0
+        with replacing(target) as temporary, temporary.open("wb") as file:
+            writer = Writer(
+                file,
+                channels=audio.channels,
+                n_codebooks=codec.n_codebooks(bitrate),
+                codebook_size=codec.codebook_size,
+                sample_rate=audio.samplerate,
+                model_hash=codec.model_hash,
+            )
+            while len(block := _read(audio)):
+                if not np.isfinite(block).all():
+                    raise InputError(f"{source} contains NaN or infinity; repair it first")
+                writer.write(encoder.push(block.T))
+                n_samples += len(block)
+                progress(n_samples / max(audio.frames, n_samples))
+            if not n_samples:
+                raise InputError(f"{source} holds no audio")
+            writer.write(encoder.flush())
+            writer.close(n_samples)
+
+
+def decode_file(
+    codec: Codec,
+    source: Path,
+    target: Path,
+    *,
+    progress: Progress = lambda share: None,
+) -> Damage:
+    """Decompress to any format that soundfile writes, chosen by the ending of `target`.
+
+    Damaged or missing blocks become silence of the same length.
+
+    Raises:
+        FormatError: not an .rvq file, of a newer version, or without a usable header.
+        ModelError: made with another model.
+        InputError: a file that cannot be read or written.
+    """
+    with open_rvq(source) as file:
+        reader = Reader(file)
+        header = reader.header
+        codec.check_model(header.model.hex())
+        if header.n_codebooks > len(codec.runtime.codebooks):
+            raise FormatError(f"{source} uses more codebooks than the model has")
+        decoder = codec.stream_decoder(channels=header.channels, sample_rate=header.sample_rate)
+        # What follows the end of the file is not made up: the output ends where the blocks do.
+        written, lost, seen = 0, 0, 0
+        with replacing(target) as temporary, _create_audio(temporary, header) as audio:
+            for block in reader.blocks():
+                seen += 1
+                if block.indices is None:
+                    lost += 1
+                    samples = decoder.skip(block.n_frames)
+                else:
+                    samples = decoder.push(block.indices)
+                samples = samples[:, : header.n_samples - written]
+                audio.write(samples.T)
+                written += samples.shape[1]
+                progress(seen / header.n_blocks)
+            samples = decoder.flush()[:, : header.n_samples - written]
+            audio.write(samples.T)
+            written += samples.shape[1]
+            whole = seen == header.n_blocks
+            if whole and written < header.n_samples:
+                audio.write(np.zeros((header.n_samples - written, header.channels), np.float32))
+    return Damage(header.n_blocks, lost + header.n_blocks - seen)
+
+
+def open_rvq(path: Path) -> BinaryIO:
+    """Open a file for a `Reader`.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _open_audio(path: Path) -> soundfile.SoundFile:
+    if not path.is_file():
+        raise InputError(f"cannot read {path}: no such file")
+    try:
+        return soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        raise InputError(
+            f"{path} is not audio that can be read ({error.error_string.rstrip('.')}); "
+            "convert it to WAV or FLAC first"
+        ) from None
+
+
+def _read(audio: soundfile.SoundFile) -> np.ndarray:
+    try:
+        return audio.read(_SECONDS_PER_READ * audio.samplerate, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:  # a broken tail: what came before it is kept
+        return np.empty((0, audio.channels), np.float32)
+
+
+def _create_audio(path: Path, header: Header) -> soundfile.SoundFile:
+    ending = path.suffix[1:].upper()
+    try:
+        return soundfile.SoundFile(
+            path,
+            "w",
+            samplerate=header.sample_rate,
+            channels=header.channels,
+            format="OGG" if ending in ("OGG", "OPUS") else ending,
+            subtype="OPUS" if ending == "OPUS" else None,
+        )
+    except (ValueError, TypeError, soundfile.LibsndfileError) as error:
+        raise InputError(
+            f"cannot write {path.suffix or 'a file without an ending'} at this rate and number of "
+            f"channels; choose .wav or .flac ({error})"
+        ) from None

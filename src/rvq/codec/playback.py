@@ -1,0 +1,41 @@
+"""Compressed files to the loudspeaker."""
+
+from pathlib import Path
+
+from rvq.bitstream.container import Reader
+from rvq.codec.codec import Codec
+from rvq.codec.files import open_rvq
+from rvq.errors import InputError
+
+
+def play_file(path: Path, model: str) -> None:
+    """Decode and play block by block.
+
+    Raises:
+        InputError: sounddevice is not installed or there is no sound device.
+    """
+    with open_rvq(path) as file:
+        reader = Reader(file)
+        header = reader.header
+        codec = Codec.load(model)
+        codec.check_model(header.model.hex())
+        try:
+            import sounddevice
+        except (ImportError, OSError) as error:
+            raise InputError(
+                f"playing needs PortAudio and `pip install 'rvq[play]'` ({error})"
+            ) from None
+        decoder = codec.stream_decoder(channels=header.channels, sample_rate=header.sample_rate)
+        try:
+            with sounddevice.OutputStream(
+                samplerate=header.sample_rate, channels=header.channels, dtype="float32"
+            ) as device:
+                for block in reader.blocks():
+                    if block.indices is None:
+                        samples = decoder.skip(block.n_frames)
+                    else:
+                        samples = decoder.push(block.indices)
+                    device.write(samples.T.copy())
+                device.write(decoder.flush().T.copy())
+        except sounddevice.PortAudioError as error:
+            raise InputError(f"there is no sound device to play on ({error})") from None
