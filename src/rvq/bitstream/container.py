@@ -5,8 +5,8 @@
     block  = for each codebook: for each channel: packed codes of the frames; CRC-32
 
 Every size follows from the header, so a block is found by arithmetic and damage stays in its block.
-Codes stand layer by layer (EnCodec's and DAC's files stand frame by frame), so a lower bitrate is
-the same file with the end of every block dropped. `docs/format.md` specifies every byte.
+In a block, codes stand layer by layer, so a lower bitrate is the same file with the end of every
+block dropped. `docs/format.md` specifies every byte.
 """
 
 import io
@@ -45,7 +45,7 @@ class Header:
         sample_rate: rate of the original recording in Hz.
         n_samples: length of the original recording in samples per channel.
         n_frames: frames per channel; each stands for one second of sound at most.
-        model_hash: the first 16 hexadecimal digits of the model's content hash.
+        model: first 8 bytes of the content hash of the model that the codes belong to.
     """
 
     channels: int
@@ -55,7 +55,7 @@ class Header:
     sample_rate: int
     n_samples: int
     n_frames: int
-    model_hash: str
+    model: bytes
 
     _FIELDS: ClassVar = struct.Struct("<4sBBBBHIQI8s")
 
@@ -84,10 +84,8 @@ class Header:
                 f"n_samples must be in 0..{longest} for {self.n_frames} frames of at most a second "
                 f"at {self.sample_rate} Hz, got {self.n_samples}"
             )
-        if len(self.model_hash) != 16 or not set(self.model_hash) <= set("0123456789abcdef"):
-            raise InputError(
-                f"model_hash must be 16 lower-case hexadecimal digits, got {self.model_hash!r}"
-            )
+        if len(self.model) != 8:
+            raise InputError(f"model must be 8 bytes, got {self.model!r}")
 
     @property
     def codebook_size(self) -> int:
@@ -141,7 +139,7 @@ class Header:
             self.sample_rate,
             self.n_samples,
             self.n_frames,
-            bytes.fromhex(self.model_hash),
+            self.model,
         )
         return fields + _CRC.pack(zlib.crc32(fields))
 
@@ -168,14 +166,14 @@ class Header:
             raise FormatError(
                 "the header of this .rvq file is damaged, or writing the file was never finished"
             )
-        _, version, *numbers, model_hash = cls._FIELDS.unpack(fields)
+        _, version, *numbers, model = cls._FIELDS.unpack(fields)
         if version != VERSION:
             raise FormatError(f"this .rvq file has format version {version}, which does not exist")
         names = ("channels", "n_codebooks", "bits", "frames_per_block", "sample_rate")
         try:
             return cls(
                 **dict(zip((*names, "n_samples", "n_frames"), numbers, strict=True)),
-                model_hash=model_hash.hex(),
+                model=model,
             )
         except InputError as error:
             raise FormatError(f"the header of this .rvq file is impossible: {error}") from error
@@ -187,8 +185,7 @@ class Block:
 
     Attributes:
         index: its number in the file, from 0.
-        n_frames: how many frames it holds, known even if the block is lost; where the file was cut
-            off, all that are missing from here on.
+        n_frames: how many frames it holds, known even if the block is lost.
         indices: int64 codes `[channels, n_frames, n_codebooks]`; None if it is damaged or missing.
     """
 
@@ -248,7 +245,7 @@ class Writer:
             sample_rate=sample_rate,
             n_samples=0,
             n_frames=0,
-            model_hash=model_hash[:16].lower(),
+            model=_model(model_hash),
         )
         self._file = file
         self._start = file.tell()
@@ -343,44 +340,49 @@ class Reader:
     def blocks(self, start_frame: int = 0) -> Iterator[Block]:
         """Iterate over the blocks from the one that holds `start_frame`, the first frame being 0.
 
-        A damaged block comes without codes. Where a file was cut off, one last block without codes
-        stands for all frames that are missing, so that the frames always add up.
+        A damaged block comes without codes. Where a file was cut off, the first block that is not
+        whole comes without codes too, and is the last: a header may claim billions more.
 
         Raises:
             InputError: a frame outside of the file, or one that a pipe has passed.
         """
+        # Not itself a generator, so that a bad `start_frame` is refused at once.
+        return (self._block(*found) for found in self.payloads(start_frame))
+
+    def payloads(self, start_frame: int = 0) -> Iterator[tuple[int, bytes | None, bool]]:
+        """Like `blocks`, still packed: index, bytes without checksum, and whether they are intact.
+
+        The bytes are None, for the last block to come, where the file ends inside that block.
+        """
         header = self.header
         if not 0 <= start_frame <= header.n_frames:
             raise InputError(f"start_frame must be in 0..{header.n_frames}, got {start_frame}")
-        first = start_frame // header.frames_per_block
+        held = start_frame < header.n_frames
+        first = start_frame // header.frames_per_block if held else header.n_blocks
         if not self._seekable and header.block_offset(first) < self._position:
             raise InputError("a pipe cannot be read twice or backwards: read from a file instead")
-        return self._blocks(first)
+        return self._payloads(first)
 
-    def _blocks(self, first: int) -> Iterator[Block]:
+    def _payloads(self, first: int) -> Iterator[tuple[int, bytes | None, bool]]:
         header = self.header
         for index in range(first, header.n_blocks):
-            frames = header.block_frames(index)
-            packed, intact = self.payload(index)
-            if packed is None:
-                yield Block(index, header.n_frames - index * header.frames_per_block, None)
+            size = header.block_size(header.block_frames(index))
+            self._go_to(header.block_offset(index))
+            data = self._read(size)
+            self._position += len(data)
+            if len(data) < size:
+                yield index, None, False
                 return
-            if not intact:
-                yield Block(index, frames, None)
-                continue
-            rows = np.frombuffer(packed, np.uint8).reshape(header.n_codebooks, header.channels, -1)
-            yield Block(index, frames, unpack(rows, frames, header.bits).transpose(1, 2, 0))
+            packed, crc = data[: -_CRC.size], data[-_CRC.size :]
+            yield index, packed, _CRC.unpack(crc)[0] == _block_crc(index, packed)
 
-    def payload(self, index: int) -> tuple[bytes | None, bool]:
-        """Packed codes of a block, if the file holds all of it, and whether the checksum agrees."""
-        size = self.header.block_size(self.header.block_frames(index))
-        self._go_to(self.header.block_offset(index))
-        data = self._read(size)
-        self._position += len(data)
-        if len(data) < size:
-            return None, False
-        packed = data[: -_CRC.size]
-        return packed, _CRC.unpack(data[-_CRC.size :])[0] == _block_crc(index, packed)
+    def _block(self, index: int, packed: bytes | None, intact: bool) -> Block:
+        header = self.header
+        frames = header.block_frames(index)
+        if packed is None or not intact:
+            return Block(index, frames, None)
+        rows = np.frombuffer(packed, np.uint8).reshape(header.n_codebooks, header.channels, -1)
+        return Block(index, frames, unpack(rows, frames, header.bits).transpose(1, 2, 0))
 
     def _go_to(self, position: int) -> None:
         if self._seekable:
@@ -427,8 +429,7 @@ def trim(source: BinaryIO, target: BinaryIO, n_codebooks: int) -> Header:
         )
     header = replace(reader.header, n_codebooks=n_codebooks)
     target.write(header.to_bytes())
-    for index in range(header.n_blocks):
-        packed, intact = reader.payload(index)
+    for index, packed, intact in reader.payloads():
         if packed is None:
             break
         kept = packed[: header.block_size(header.block_frames(index)) - _CRC.size]
@@ -487,8 +488,18 @@ def loads(data: bytes) -> Codes:
         codebook_size=header.codebook_size,
         sample_rate=header.sample_rate,
         n_samples=header.n_samples,
-        model_hash=header.model_hash,
+        model_hash=header.model.hex(),
     )
+
+
+def _model(model_hash: str) -> bytes:
+    digits = model_hash[:16].lower()
+    if len(digits) < 16 or not set(digits) <= set("0123456789abcdef"):
+        raise InputError(
+            f"model_hash must begin with 16 hexadecimal digits, got {model_hash!r}: "
+            "take it from the model that made the codes"
+        )
+    return bytes.fromhex(digits)
 
 
 def _block_crc(index: int, payload: bytes) -> int:
