@@ -133,9 +133,7 @@ class Codec:
             raise InputError(f"audio must have 1 to 255 channels and samples, got {audio.shape}")
         if not np.isfinite(audio).all():
             raise InputError("audio contains NaN or infinity; repair or remove those samples")
-        encoder = self.stream_encoder(
-            channels=len(audio), sample_rate=sample_rate, bitrate=bitrate
-        )
+        encoder = self.stream_encoder(channels=len(audio), sample_rate=sample_rate, bitrate=bitrate)
         parts = [encoder.push(audio.astype(np.float32)), encoder.flush()]
         return Codes(
             indices=np.concatenate(parts, axis=1),
@@ -178,5 +176,3 @@ class Codec:
             ModelError: made with another model.
         """
         return self.decode(loads(data))
-
-

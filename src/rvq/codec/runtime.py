@@ -62,7 +62,9 @@ class Runtime:
             try:
                 data[file] = (folder / file).read_bytes()
             except OSError as error:
-                raise ModelError(f"model {folder} is incomplete: {file}: {error.strerror}") from None
+                raise ModelError(
+                    f"model {folder} is incomplete: {file}: {error.strerror}"
+                ) from None
             digest.update(data[file])
         if digest.hexdigest() != self.hash:
             raise ModelError(f"the files of model {folder} do not match its card; install it again")

@@ -52,7 +52,7 @@ class StreamEncoder:
         self._pending = np.empty((channels, 0), np.float32)
 
     def push(self, audio: Floats) -> Indices:
-        """Samples `[channels, any number]` -> the codes now complete, `[channels, n, codebooks]`."""
+        """Samples `[channels, any]` -> codes now complete, `[channels, n, n_codebooks]`."""
         self._pending = np.concatenate([self._pending, self._resampler.push(audio)], axis=1)
         stretch = STRETCH * self._runtime.hop_length
         whole = self._pending.shape[1] // stretch * stretch

@@ -1,4 +1,4 @@
-"""Residual vector quantization as a torch layer: straight-through, EMA codebooks, restarts, dropout.
+"""Residual vector quantization as a torch layer: EMA codebooks, restarts, quantizer dropout.
 
 Codebooks move by exponential moving averages of the vectors assigned to them (van den Oord et al.
 2017, appendix A.1), the encoder feels a commitment loss, and a random number of codebooks per item

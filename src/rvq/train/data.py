@@ -104,7 +104,8 @@ class Crops:
         for _ in range(3):
             source = self.sources[random.choice(len(self.sources), p=self._shares)]
             start = random.integers(len(source.samples) - self.n_samples)
-            crop = source.samples[start : start + self.n_samples].astype(np.float32) / 32768
+            crop = source.samples[start : start + self.n_samples].astype(np.float32)
+            crop /= 32768
             if np.abs(crop).max() > 0.02:
                 break
         return crop
@@ -118,7 +119,8 @@ class Crops:
         peak = 10 ** (random.uniform(*self.gain_db) / 20)
         # Near silence stays near silence: at most 30 dB of amplification.
         gain = min(peak / (np.abs(crop).max() + 1e-9), 30.0)
-        return (crop * gain * random.choice([-1, 1])).astype(np.float32)
+        polarity = random.choice([-1, 1])
+        return np.asarray(crop * (gain * polarity), np.float32)
 
     def stream(self, first_step: int, *, ahead: int = 8) -> Iterator[Audio]:
         """Batches from `first_step` on, without end, prepared by a background thread."""

@@ -67,40 +67,29 @@ def greedy(x: Floats, codebooks: Floats) -> tuple[Integers, Floats]:
 def beam(x: Floats, codebooks: Floats, beam_size: int) -> tuple[Integers, Floats]:
     """Residual search that follows the `beam_size` best code sequences of every vector.
 
-    The product of a residual with a codeword is that of the vector itself less those of the
-    codewords chosen so far, so one product per vector and codebook serves all beams (the look-up
-    tables of Babenko & Lempitsky 2014).
+    Sequences are compared by the squared error they have reached; of equal ones the first stays.
     """
     n_codebooks, size, dim = codebooks.shape
-    flat = codebooks.reshape(-1, dim)
-    between = (flat @ flat.T).reshape(n_codebooks, size, n_codebooks, size)
-    halves = half_norms(codebooks)
     codes = np.empty((len(x), n_codebooks), np.int64)
     left = np.empty(x.shape, np.float32)
+    halves = half_norms(codebooks)
     rows = np.arange(BLOCK)[:, None]
     for where, block in blocks(x):
-        products = (block @ flat.T).reshape(BLOCK, n_codebooks, size)
-        # cost of a path: its distortion less |x|^2, halved
         paths = np.empty((BLOCK, 1, 0), np.int64)
-        cost = np.zeros((BLOCK, 1), np.float32)
-        for stage in range(n_codebooks):
-            width = paths.shape[1]
-            step = np.broadcast_to((halves[stage] - products[:, stage])[:, None], (BLOCK, width, size))
-            step = step + cost[:, :, None]
-            for before in range(stage):
-                step += between[before, paths[:, :, before], stage]
-            every = step.reshape(BLOCK, -1)
-            keep = min(beam_size, every.shape[1])
-            # A stable sort of the kept few in index order sends ties to the lowest index.
-            best = np.sort(np.argpartition(every, keep - 1, axis=1)[:, :keep], axis=1)
-            order = np.argsort(every[rows, best], axis=1, kind="stable")
+        residuals = block[:, None]
+        error = np.square(block).sum(axis=1, keepdims=True) / 2
+        for stage, codebook in enumerate(codebooks):
+            scores = (residuals.reshape(-1, dim) @ codebook.T).reshape(BLOCK, -1, size)
+            errors = (error[:, :, None] + halves[stage] - scores).reshape(BLOCK, -1)
+            keep = min(beam_size, errors.shape[1])
+            # Sorted by index before the stable sort by error, so that ties keep the lowest index.
+            best = np.sort(np.argpartition(errors, keep - 1, axis=1)[:, :keep], axis=1)
+            order = np.argsort(errors[rows, best], axis=1, kind="stable")
             best = np.take_along_axis(best, order, axis=1)
-            cost = every[rows, best]
+            error = errors[rows, best]
             parents, chosen = np.divmod(best, size)
+            residuals = residuals[rows, parents] - codebook[chosen]
             paths = np.concatenate([paths[rows, parents], chosen[:, :, None]], axis=2)
         n = where.stop - where.start
-        codes[where] = paths[:n, 0]
-        left[where] = block[:n]
-        for stage in range(n_codebooks):
-            left[where] -= codebooks[stage][codes[where, stage]]
+        codes[where], left[where] = paths[:n, 0], residuals[:n, 0]
     return codes, left
