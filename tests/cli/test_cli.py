@@ -1,0 +1,93 @@
+import subprocess
+import sys
+
+import pytest
+import soundfile
+
+
+def rvq(*arguments, **options):
+    command = [sys.executable, "-m", "rvq", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.fixture
+def compressed(speech_path, tmp_path):
+    target = tmp_path / "speech.rvq"
+    run = rvq("encode", speech_path, target, "--bitrate", 6)
+    assert run.returncode == 0, run.stderr
+    assert "times smaller" in run.stdout
+    return target
+
+
+def test_there_and_back(compressed, speech_path):
+    target = compressed.with_suffix(".flac")
+    assert rvq("decode", compressed, target).returncode == 0
+    assert soundfile.info(target).frames == soundfile.info(speech_path).frames
+
+
+def test_info(compressed):
+    run = rvq("info", compressed)
+    assert run.returncode == 0
+    assert "8 of 1024" in run.stdout
+    assert "0 damaged" in run.stdout
+
+
+def test_cut_equals_encoding_at_that_bitrate(compressed, speech_path, tmp_path):
+    cut, direct = tmp_path / "cut.rvq", tmp_path / "direct.rvq"
+    assert rvq("cut", compressed, cut, "--codebooks", 2).returncode == 0
+    assert rvq("encode", speech_path, direct, "--bitrate", 1.5).returncode == 0
+    assert cut.read_bytes() == direct.read_bytes()
+
+
+def test_nothing_is_overwritten_unless_forced(compressed, speech_path):
+    before = compressed.read_bytes()
+    run = rvq("encode", speech_path, compressed, "--bitrate", 3)
+    assert run.returncode == 1
+    assert "--force" in run.stderr
+    assert compressed.read_bytes() == before
+    assert rvq("encode", speech_path, compressed, "--bitrate", 3, "--force").returncode == 0
+    assert len(compressed.read_bytes()) < len(before)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("encode", "missing.wav", "x.rvq"),
+        ("encode", "text.wav", "x.rvq"),
+        ("encode", "text.wav", "x.rvq", "--model", "nonesuch"),
+        ("decode", "text.wav", "x.wav"),
+        ("decode", "missing.rvq", "x.wav"),
+        ("info", "text.wav"),
+        ("cut", "text.wav", "x.rvq", "--codebooks", "1"),
+        ("play", "text.wav"),
+        ("eval", "."),
+        ("train", "nonesuch", "--data", "."),
+        ("train", "speech_24khz", "--data", "."),
+        ("export", "text.wav", "folder"),
+        ("data", "prepare", "nonesuch", "out"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(tmp_path, arguments):
+    (tmp_path / "text.wav").write_text("This is not audio.")
+    if arguments == ("eval", "."):
+        (tmp_path / "text.wav").unlink()
+    before = sorted(tmp_path.iterdir())
+    run = rvq(*arguments, cwd=tmp_path)
+    assert run.returncode == 1
+    assert run.stderr.strip().startswith("rvq: ")
+    assert "Traceback" not in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_every_command_has_help():
+    for command in ("encode", "decode", "info", "cut", "play", "eval", "train", "export", "data"):
+        run = rvq(command, "--help")
+        assert run.returncode == 0
+        assert "Usage" in run.stdout
+
+
+def test_import_is_light():
+    code = "import rvq, sys; print([m for m in ('torch', 'onnxruntime', 'soundfile') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

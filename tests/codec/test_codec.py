@@ -1,0 +1,165 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import rvq
+from rvq.bitstream.container import Header
+from rvq.codec.codec import MODELS
+from rvq.errors import FormatError, InputError, ModelError, RvqError
+
+
+def si_sdr(reference, estimate):
+    scale = (reference * estimate).sum() / np.square(reference).sum()
+    return 10 * np.log10(
+        np.square(scale * reference).sum() / np.square(estimate - scale * reference).sum()
+    )
+
+
+def test_quality_rises_with_bitrate_and_the_signal_is_recognised(codec, speech):
+    values = [
+        si_sdr(speech, codec.decompress(codec.compress(speech, 24_000, rate)))
+        for rate in (1.5, 3, 6, 12)
+    ]
+    assert values == sorted(values)
+    assert values[-1] > 3  # aligned to the sample: a lag of a few samples would make it negative
+
+
+@pytest.mark.parametrize("rate", [1.5, 3, 6, 12])
+def test_bitrate_is_what_was_asked(codec, speech, rate):
+    audio = np.tile(speech, 10)
+    data = codec.compress(audio, 24_000, rate)
+    assert Header.from_bytes(data).n_codebooks == rate / 0.75
+    assert len(data) * 8 / 1000 / (audio.shape[1] / 24_000) == pytest.approx(rate, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("channels", "n", "sample_rate"),
+    [
+        (1, 1, 24_000),
+        (1, 1, 8_000),
+        (1, 319, 24_000),
+        (1, 320, 24_000),
+        (2, 4_800, 48_000),
+        (1, 800, 8_000),
+        (3, 4_410, 44_100),
+        (1, 100_000, 16_000),
+    ],
+)
+def test_any_length_rate_and_number_of_channels(codec, speech, channels, n, sample_rate):
+    audio = np.resize(speech, (channels, n)).astype(np.float32)
+    output = codec.decompress(codec.compress(audio, sample_rate, 3))
+    assert output.shape == audio.shape
+    assert np.isfinite(output).all()
+
+
+def test_silence_stays_silent(codec):
+    output = codec.decompress(codec.compress(np.zeros((1, 48_000), np.float32), 24_000, 6))
+    assert np.abs(output).max() < 0.01
+
+
+def test_prefix_of_codes_is_the_encode_at_that_bitrate(codec, speech):
+    full = codec.encode(speech, 24_000)
+    for rate in (0.75, 3, 6):
+        lower = codec.encode(speech, 24_000, rate)
+        np.testing.assert_array_equal(lower.indices, full.prefix(lower.n_codebooks).indices)
+
+
+@pytest.mark.parametrize("sample_rate", [24_000, 16_000])
+def test_codes_do_not_depend_on_how_samples_are_pushed(codec, speech, sample_rate):
+    expected = codec.encode(speech, sample_rate, 6).indices
+    encoder = codec.stream_encoder(channels=1, sample_rate=sample_rate, bitrate=6)
+    random = np.random.default_rng(0)
+    parts, start = [], 0
+    while start < speech.shape[1]:
+        n = int(random.integers(1, 5_000))
+        parts.append(encoder.push(speech[:, start : start + n]))
+        start += n
+    parts.append(encoder.flush())
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
+
+
+def test_decoding_in_pieces_gives_the_same_audio(codec, speech):
+    codes = codec.encode(speech, 24_000, 6)
+    whole = codec.decode(codes)
+    decoder = codec.stream_decoder(channels=1, sample_rate=24_000)
+    pieces = np.array_split(codes.indices, 23, axis=1)
+    audio = np.concatenate([*(decoder.push(p) for p in pieces), decoder.flush()], axis=1)
+    np.testing.assert_allclose(audio[:, : whole.shape[1]], whole, atol=1e-5)
+
+
+def test_same_input_same_bytes(codec, speech):
+    again = rvq.Codec.load(threads=2)
+    assert codec.compress(speech, 24_000, 6) == codec.compress(speech, 24_000, 6)
+    assert codec.compress(speech, 24_000, 6) == again.compress(speech, 24_000, 6)
+
+
+def test_channels_are_coded_apart(codec, speech):
+    stereo = np.concatenate([speech, speech[:, ::-1]])
+    both = codec.encode(stereo, 24_000, 3).indices
+    left = codec.encode(stereo[:1], 24_000, 3).indices
+    assert (both[:1] == left).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        np.zeros((1, 0), np.float32),
+        np.zeros((0, 5), np.float32),
+        np.zeros(5, np.float32),
+        np.full((1, 100), np.nan, np.float32),
+        np.full((1, 100), np.inf, np.float32),
+        np.zeros((1, 100), np.int16),
+        np.zeros((1, 2, 3), np.float32),
+    ],
+)
+def test_bad_audio(codec, audio):
+    with pytest.raises(InputError):
+        codec.encode(audio, 24_000)
+
+
+@pytest.mark.parametrize("rate", [0, 0.5, 12.5, -1, float("nan")])
+def test_bad_bitrate(codec, speech, rate):
+    with pytest.raises(InputError):
+        codec.encode(speech, 24_000, rate)
+
+
+@pytest.mark.parametrize("sample_rate", [0, -8_000, 10**9])
+def test_bad_sample_rate(codec, speech, sample_rate):
+    with pytest.raises(InputError):
+        codec.encode(speech, sample_rate)
+
+
+def test_damaged_bytes(codec, speech):
+    data = codec.compress(speech, 24_000, 3)
+    for damaged in (b"", data[:20], data[:-1], data[:100] + b"\0\0\0" + data[103:], b"RIFF" + data):
+        with pytest.raises(FormatError):
+            codec.decompress(damaged)
+
+
+def test_codes_of_another_model_are_refused(codec, speech, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(MODELS / "speech_24khz", folder)
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | {"hash": "0" * 64}))
+    with pytest.raises(ModelError, match="do not match"):
+        rvq.Codec.load(folder)
+    (folder / "model.json").write_text(json.dumps(card | {"format": 99}))
+    with pytest.raises(ModelError, match="newer"):
+        rvq.Codec.load(folder)
+    codes = codec.encode(speech, 24_000, 3)
+    object.__setattr__(codes, "model_hash", "0" * 64)
+    with pytest.raises(ModelError, match="0000000000000000"):
+        codec.decode(codes)
+
+
+def test_missing_model():
+    with pytest.raises(RvqError, match="speech_24khz"):
+        rvq.Codec.load("nonesuch")
+
+
+def test_shipped_model_is_small_and_has_a_card():
+    for folder in MODELS.iterdir():
+        assert sum(p.stat().st_size for p in folder.iterdir()) < 20e6
+        assert (folder / "README.md").exists()

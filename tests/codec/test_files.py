@@ -1,0 +1,109 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from rvq.bitstream.container import HEADER_SIZE, Reader
+from rvq.codec.files import decode_file, encode_file
+from rvq.errors import InputError, RvqError
+
+
+@pytest.fixture
+def compressed(codec, speech_path, tmp_path):
+    target = tmp_path / "speech.rvq"
+    encode_file(codec, speech_path, target, bitrate=3)
+    return target
+
+
+def test_a_file_holds_what_compress_gives(codec, speech, compressed):
+    assert compressed.read_bytes() == codec.compress(speech, 24_000, 3)
+
+
+@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg"])
+def test_decodes_to_the_format_of_the_ending(codec, compressed, speech, ending):
+    target = compressed.with_suffix(ending)
+    assert decode_file(codec, compressed, target).lost == 0
+    info = soundfile.info(target)
+    assert (info.samplerate, info.channels, info.frames) == (24_000, 1, speech.shape[1])
+
+
+def test_damage_is_confined_and_reported(codec, compressed, speech):
+    whole = compressed.with_suffix(".wav")
+    decode_file(codec, compressed, whole)
+    data = bytearray(compressed.read_bytes())
+    with compressed.open("rb") as file:
+        header = Reader(file).header
+    data[HEADER_SIZE + header.block_size(75) + 5] ^= 4
+    compressed.write_bytes(data)
+    target = compressed.with_name("damaged.wav")
+    damage = decode_file(codec, compressed, target)
+    assert (damage.lost, damage.n_blocks) == (1, header.n_blocks)
+    before, after = soundfile.read(whole)[0], soundfile.read(target)[0]
+    assert len(before) == len(after) == speech.shape[1]
+    second = 24_000
+    np.testing.assert_allclose(before[: second - 960], after[: second - 960], atol=1e-4)
+    assert np.abs(after[second + 640 : 2 * second - 960]).max() < 1e-3
+
+
+def test_truncated_file_plays_as_far_as_it_goes(codec, compressed):
+    data = compressed.read_bytes()
+    compressed.write_bytes(data[: len(data) // 2])
+    target = compressed.with_suffix(".wav")
+    damage = decode_file(codec, compressed, target)
+    assert 0 < damage.lost < damage.n_blocks
+    assert soundfile.info(target).frames > 24_000
+
+
+def test_recording_with_a_broken_tail(codec, speech, tmp_path):
+    source = tmp_path / "broken.wav"
+    soundfile.write(source, speech.T, 24_000)
+    source.write_bytes(source.read_bytes()[:100_001])
+    target = tmp_path / "out.rvq"
+    encode_file(codec, source, target, bitrate=3)
+    back = tmp_path / "back.wav"
+    decode_file(codec, target, back)
+    assert soundfile.info(back).frames == pytest.approx(50_000, abs=30)
+
+
+@pytest.mark.parametrize("content", [b"", b"not audio at all" * 20, b"RIFF\0\0\0\0WAVE"])
+def test_what_is_no_audio_leaves_nothing_behind(codec, tmp_path, content):
+    source = tmp_path / "x.wav"
+    source.write_bytes(content)
+    with pytest.raises(InputError):
+        encode_file(codec, source, tmp_path / "x.rvq")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.wav"]
+
+
+def test_nan_is_refused(codec, tmp_path):
+    source = tmp_path / "nan.wav"
+    soundfile.write(source, np.full(4_000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    with pytest.raises(InputError, match="NaN"):
+        encode_file(codec, source, tmp_path / "nan.rvq")
+    assert [p.name for p in tmp_path.iterdir()] == ["nan.wav"]
+
+
+def test_unwritable_targets(codec, compressed, speech_path, tmp_path):
+    with pytest.raises(RvqError):
+        encode_file(codec, speech_path, tmp_path / "no" / "such" / "folder.rvq")
+    with pytest.raises(RvqError, match=r"\.wav"):
+        decode_file(codec, compressed, tmp_path / "x.xyz")
+
+
+@pytest.mark.slow
+def test_an_hour_in_constant_memory(speech, tmp_path):
+    source = tmp_path / "hour.wav"
+    with soundfile.SoundFile(source, "w", 24_000, 1) as file:
+        for _ in range(3600 * 24_000 // speech.shape[1] + 1):
+            file.write(speech.T)
+    script = (
+        "import resource, rvq; from pathlib import Path; from rvq.codec.files import *;"
+        f"c = rvq.Codec.load(); p = Path({str(tmp_path)!r});"
+        "encode_file(c, p / 'hour.wav', p / 'hour.rvq', bitrate=6);"
+        "decode_file(c, p / 'hour.rvq', p / 'back.wav');"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 1_000_000  # kilobytes
+    assert soundfile.info(tmp_path / "back.wav").frames == soundfile.info(source).frames

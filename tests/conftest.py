@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def codec():
+    from rvq import Codec
+
+    return Codec.load()
+
+
+@pytest.fixture(scope="session")
+def speech_path() -> Path:
+    return DATA / "english_24khz.ogg"
+
+
+@pytest.fixture(scope="session")
+def speech(speech_path) -> np.ndarray:
+    """Real speech at 24 kHz, `[1, samples]`."""
+    audio, rate = soundfile.read(speech_path, dtype="float32", always_2d=True)
+    assert rate == 24_000
+    return np.ascontiguousarray(audio.T)
