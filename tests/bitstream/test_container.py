@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rvq.bitstream.codes import Codes
-from rvq.bitstream.container import HEADER_SIZE, Header, Reader, Writer, dumps, loads, trim
+from rvq.bitstream.container import Reader, Writer, dumps, loads, trim
+from rvq.bitstream.header import HEADER_SIZE, Header
 from rvq.errors import FormatError, InputError
 
 HASH = "00112233445566778899"

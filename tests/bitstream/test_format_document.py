@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rvq.bitstream.codes import Codes
-from rvq.bitstream.container import HEADER_SIZE, MAX_CODES_PER_BLOCK, VERSION, dumps
+from rvq.bitstream.container import dumps
+from rvq.bitstream.header import HEADER_SIZE, MAX_CODES_PER_BLOCK, VERSION
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
 

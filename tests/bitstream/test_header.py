@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rvq.bitstream.container import HEADER_SIZE, Header, Writer, trim
+from rvq.bitstream.container import Writer, trim
+from rvq.bitstream.header import HEADER_SIZE, Header
 from rvq.errors import FormatError, InputError
 
 HEADER = Header(

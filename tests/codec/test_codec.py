@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import rvq
-from rvq.bitstream.container import Header
+from rvq.bitstream.header import Header
 from rvq.codec.codec import MODELS
 from rvq.errors import FormatError, InputError, ModelError, RvqError
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from rvq.bitstream.container import HEADER_SIZE, Reader
+from rvq.bitstream.container import Reader
+from rvq.bitstream.header import HEADER_SIZE
 from rvq.codec.files import decode_file, encode_file
 from rvq.errors import InputError, RvqError
 

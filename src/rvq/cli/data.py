@@ -27,7 +27,7 @@ def prepare(
     """Gather a training mix from Debian packages and local folders by a recipe."""
     from rich.progress import Progress
 
-    from rvq.train.recipe import prepare as gather
+    from rvq.train.prepare import prepare as gather
     from rvq.train.recipe import read_recipe
 
     if not recipe.exists():

@@ -10,7 +10,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from rvq.bitstream.container import Header, Reader, Writer
+from rvq.bitstream.container import Reader, Writer
+from rvq.bitstream.header import Header
 from rvq.codec.codec import Codec
 from rvq.errors import FormatError, InputError
 

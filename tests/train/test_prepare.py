@@ -10,7 +10,8 @@ import yaml
 
 from rvq.errors import InputError
 from rvq.train import recipe as recipe_module
-from rvq.train.recipe import Recipe, prepare, read_recipe
+from rvq.train.prepare import prepare
+from rvq.train.recipe import Recipe, read_recipe
 
 CLIPS = Path(__file__).parents[1] / "data"
 RECIPES = Path(recipe_module.__file__).parent / "recipes"
@@ -315,5 +316,5 @@ def test_module_does_not_need_torch() -> None:
     import subprocess
     import sys
 
-    check = "import sys, rvq.train.recipe; sys.exit('torch' in sys.modules)"
+    check = "import sys, rvq.train.prepare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
