@@ -32,11 +32,12 @@ def test_info(compressed):
     assert "0 damaged" in run.stdout
 
 
-def test_cut_equals_encoding_at_that_bitrate(compressed, speech_path, tmp_path):
-    cut, direct = tmp_path / "cut.rvq", tmp_path / "direct.rvq"
-    assert rvq("cut", compressed, cut, "--codebooks", 2).returncode == 0
+@pytest.mark.parametrize("how", [("--codebooks", 2), ("--bitrate", 1.5)])
+def test_trimming_equals_encoding_at_that_bitrate(compressed, speech_path, tmp_path, how):
+    trimmed, direct = tmp_path / "trimmed.rvq", tmp_path / "direct.rvq"
+    assert rvq("trim", compressed, trimmed, *how).returncode == 0
     assert rvq("encode", speech_path, direct, "--bitrate", 1.5).returncode == 0
-    assert cut.read_bytes() == direct.read_bytes()
+    assert trimmed.read_bytes() == direct.read_bytes()
 
 
 def test_nothing_is_overwritten_unless_forced(compressed, speech_path):
@@ -49,6 +50,27 @@ def test_nothing_is_overwritten_unless_forced(compressed, speech_path):
     assert len(compressed.read_bytes()) < len(before)
 
 
+def test_the_input_is_never_overwritten(compressed):
+    before = compressed.read_bytes()
+    run = rvq("trim", compressed, compressed, "--codebooks", 1, "--force")
+    assert run.returncode == 1
+    assert "is the input" in run.stderr
+    assert compressed.read_bytes() == before
+
+
+def test_a_full_disk_leaves_nothing(compressed, tmp_path):
+    # A limit on the size of files stands for the disk: writing past it fails all the same.
+    for target, blocks in (("out.wav", 16), ("out.flac", 16), ("small.rvq", 1)):
+        command = f"trap '' XFSZ; ulimit -f {blocks}; exec \"$@\""
+        arguments = [str(compressed), str(tmp_path / target)]
+        verb = ["trim", "--codebooks", "7"] if target.endswith("rvq") else ["decode"]
+        shell = ["bash", "-c", command, "bash", sys.executable, "-m", "rvq", *verb, *arguments]
+        run = subprocess.run(shell, capture_output=True, text=True)
+        assert run.returncode == 1, target
+        assert run.stderr.startswith("rvq: cannot write")
+        assert [path.name for path in tmp_path.iterdir()] == [compressed.name]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -58,7 +80,7 @@ def test_nothing_is_overwritten_unless_forced(compressed, speech_path):
         ("decode", "text.wav", "x.wav"),
         ("decode", "missing.rvq", "x.wav"),
         ("info", "text.wav"),
-        ("cut", "text.wav", "x.rvq", "--codebooks", "1"),
+        ("trim", "text.wav", "x.rvq", "--codebooks", "1"),
         ("play", "text.wav"),
         ("eval", "."),
         ("train", "nonesuch", "--data", "."),
@@ -81,7 +103,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(tmp_path, arguments):
 
 
 def test_every_command_has_help():
-    for command in ("encode", "decode", "info", "cut", "play", "eval", "train", "export", "data"):
+    for command in ("encode", "decode", "info", "trim", "play", "eval", "train", "export", "data"):
         run = rvq(command, "--help")
         assert run.returncode == 0
         assert "Usage" in run.stdout

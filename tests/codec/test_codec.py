@@ -6,7 +6,7 @@ import pytest
 
 import rvq
 from rvq.bitstream.header import Header
-from rvq.codec.codec import MODELS
+from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.errors import FormatError, InputError, ModelError, RvqError
 
 
@@ -140,7 +140,7 @@ def test_damaged_bytes(codec, speech):
 
 def test_codes_of_another_model_are_refused(codec, speech, tmp_path):
     folder = tmp_path / "other"
-    shutil.copytree(MODELS / "speech_24khz", folder)
+    shutil.copytree(find(DEFAULT_MODEL), folder)
     card = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(card | {"hash": "0" * 64}))
     with pytest.raises(ModelError, match="do not match"):
@@ -160,6 +160,6 @@ def test_missing_model():
 
 
 def test_shipped_model_is_small_and_has_a_card():
-    for folder in MODELS.iterdir():
+    for folder in (p.parent for p in find(DEFAULT_MODEL).parent.glob("*/model.json")):
         assert sum(p.stat().st_size for p in folder.iterdir()) < 20e6
         assert (folder / "README.md").exists()

@@ -92,8 +92,12 @@ class Header:
     @property
     def bitrate(self) -> float:
         """Codes alone, all channels, in kbps of the recording's duration; 0 if it is empty."""
-        bits = self.channels * self.n_codebooks * self.n_frames * self.bits
-        return bits / self.duration / 1000 if self.n_samples else 0.0
+        return self.payload_size / 125 / self.duration if self.n_samples else 0.0
+
+    @property
+    def payload_size(self) -> int:
+        """Bytes that the codes alone would fill."""
+        return -(-self.channels * self.n_codebooks * self.n_frames * self.bits // 8)
 
     @property
     def file_size(self) -> int:

@@ -2,7 +2,7 @@
 
 import typer
 
-from rvq.cli import cut, data, decode, encode, evaluate, export, info, play, train
+from rvq.cli import data, decode, encode, evaluate, export, info, play, train, trim
 
 app = typer.Typer(
     help="Residual vector quantization of audio and speech.",
@@ -13,7 +13,7 @@ app = typer.Typer(
 app.command()(encode.encode)
 app.command()(decode.decode)
 app.command()(info.info)
-app.command()(cut.cut)
+app.command()(trim.trim)
 app.command()(play.play)
 app.command(name="eval")(evaluate.evaluate)
 app.command()(train.train)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import DEFAULT_MODEL, Force, Model, check_output, progress_bar
+from rvq.cli.arguments import Force, Model, check_output, progress_bar
+from rvq.codec.models import DEFAULT_MODEL
 
 
 def decode(
@@ -21,7 +22,7 @@ def decode(
     from rvq.codec.files import decode_file
 
     target = target or source.with_suffix(".wav")
-    check_output(target, force)
+    check_output(source, target, force)
     with progress_bar(f"decoding {source.name}") as report:
         damage = decode_file(Codec.load(model), source, target, progress=report)
     typer.echo(f"{target}: {target.stat().st_size} bytes")

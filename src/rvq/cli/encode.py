@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import DEFAULT_MODEL, Force, Model, check_output, progress_bar
+from rvq.cli.arguments import Force, Model, check_output, progress_bar
+from rvq.codec.models import DEFAULT_MODEL
 
 
 def encode(
@@ -21,7 +22,7 @@ def encode(
     from rvq.codec.files import encode_file, open_rvq
 
     target = target or source.with_suffix(".rvq")
-    check_output(target, force)
+    check_output(source, target, force)
     with progress_bar(f"encoding {source.name}") as report:
         encode_file(Codec.load(model), source, target, bitrate=bitrate, progress=report)
     with open_rvq(target) as file:

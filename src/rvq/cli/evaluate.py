@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import DEFAULT_MODEL, Model, progress_bar
+from rvq.cli.arguments import Model, progress_bar
+from rvq.codec.models import DEFAULT_MODEL
 from rvq.errors import InputError
 
 _ENDINGS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au"}
@@ -38,6 +39,7 @@ def evaluate(
     from rich.console import Console
 
     from rvq.evaluate.baselines import Command, Mp3, Opus, RvqCodec, System
+    from rvq.evaluate.perplexity import codebook_use
     from rvq.evaluate.rate_distortion import evaluate as measure
     from rvq.evaluate.report import table, to_json, to_markdown
 
@@ -65,6 +67,8 @@ def evaluate(
         )
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table(evaluation))
+    use = codebook_use(model, sorted({Path(record.clip) for record in evaluation.records}))
+    typer.echo(f"perplexity of the codebooks: {use.min():.0%} to {use.max():.0%} of their size")
     for failure in evaluation.failures:
         typer.echo(f"rvq: {failure}", err=True)
     if json:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import DEFAULT_MODEL, Model
+from rvq.cli.arguments import Model
+from rvq.codec.models import DEFAULT_MODEL
 
 
 def play(

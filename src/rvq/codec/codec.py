@@ -7,14 +7,12 @@ import numpy.typing as npt
 
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import dumps, loads
+from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime
 from rvq.codec.streaming import StreamDecoder, StreamEncoder
 from rvq.errors import InputError, ModelError
 
 Floats = npt.NDArray[np.float32]
-
-DEFAULT_MODEL = "speech_24khz"
-MODELS = Path(__file__).parent / "models"
 
 
 class Codec:
@@ -41,16 +39,7 @@ class Codec:
         Raises:
             ModelError: there is no such model, or it is damaged.
         """
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            folder = MODELS / str(name_or_path)
-        if not folder.is_dir():
-            shipped = ", ".join(sorted(p.name for p in MODELS.glob("*/"))) or "none"
-            raise ModelError(
-                f"no model {str(name_or_path)!r}: give the folder of an exported model or one of "
-                f"the package's ({shipped})"
-            )
-        return cls(Runtime(folder, threads=threads))
+        return cls(Runtime(find(name_or_path), threads=threads))
 
     @property
     def model_hash(self) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +19,8 @@ Progress = Callable[[float], None]
 """Called with the share of the work done, 0 to 1."""
 
 _SECONDS_PER_READ = 10
+_FORMATS = {name: name for name in soundfile.available_formats()}
+_FORMATS |= {"OGA": "OGG", "OPUS": "OGG", "AIF": "AIFF"}
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when all went well.
 
     Raises:
-        InputError: the folder cannot be written or the disk is full.
+        InputError: there is no such folder, it cannot be written, or the disk is full.
     """
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    except soundfile.LibsndfileError:
+        raise InputError(f"cannot write {path}: is the disk full?") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -80,7 +86,7 @@ def encode_file(
                 sample_rate=audio.samplerate,
                 model_hash=codec.model_hash,
             )
-            while len(block := _read(audio)):
+            for block in _blocks(audio):
                 if not np.isfinite(block).all():
                     raise InputError(f"{source} contains NaN or infinity; repair it first")
                 writer.write(encoder.push(block.T))
@@ -138,6 +144,17 @@ def decode_file(
     return Damage(header.n_blocks, lost + header.n_blocks - seen)
 
 
+def read_audio(path: Path) -> tuple[np.ndarray, int]:
+    """A whole file: audio `[channels, samples]` in [-1, 1] and its sample rate in Hz.
+
+    Raises:
+        InputError: not audio, or not to be read.
+    """
+    with _open_audio(path) as audio:
+        samples = np.concatenate([np.empty((0, audio.channels), np.float32), *_blocks(audio)])
+        return np.ascontiguousarray(samples.T), audio.samplerate
+
+
 def open_rvq(path: Path) -> BinaryIO:
     """Open a file for a `Reader`.
 
@@ -152,7 +169,8 @@ def open_rvq(path: Path) -> BinaryIO:
 
 def _open_audio(path: Path) -> soundfile.SoundFile:
     if not path.is_file():
-        raise InputError(f"cannot read {path}: no such file")
+        what = "it is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"cannot read {path}: {what}")
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:
@@ -162,26 +180,29 @@ def _open_audio(path: Path) -> soundfile.SoundFile:
         ) from None
 
 
-def _read(audio: soundfile.SoundFile) -> np.ndarray:
-    try:
-        return audio.read(_SECONDS_PER_READ * audio.samplerate, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError:  # a broken tail: what came before it is kept
-        return np.empty((0, audio.channels), np.float32)
+def _blocks(audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """The samples `[n, channels]`, a few seconds at a time, up to the end or a broken tail."""
+    n = _SECONDS_PER_READ * audio.samplerate
+    with suppress(soundfile.LibsndfileError):
+        while len(block := audio.read(n, dtype="float32", always_2d=True)):
+            yield block
 
 
 def _create_audio(path: Path, header: Header) -> soundfile.SoundFile:
     ending = path.suffix[1:].upper()
+    if ending not in _FORMATS:
+        raise InputError(f"cannot write {path.suffix!r} files; choose .wav, .flac, .ogg or .mp3")
     try:
         return soundfile.SoundFile(
             path,
             "w",
             samplerate=header.sample_rate,
             channels=header.channels,
-            format="OGG" if ending in ("OGG", "OPUS") else ending,
+            format=_FORMATS[ending],
             subtype="OPUS" if ending == "OPUS" else None,
         )
-    except (ValueError, TypeError, soundfile.LibsndfileError) as error:
+    except soundfile.LibsndfileError as error:
         raise InputError(
-            f"cannot write {path.suffix or 'a file without an ending'} at this rate and number of "
-            f"channels; choose .wav or .flac ({error})"
+            f"cannot write {path.suffix} at {header.sample_rate} Hz with {header.channels} "
+            f"channels; choose .wav ({error.error_string.rstrip('.')})"
         ) from None

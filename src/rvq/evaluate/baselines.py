@@ -9,10 +9,9 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
+from rvq.bitstream.header import Header
 from rvq.errors import InputError
 from rvq.evaluate.ogg import packet_sizes
 from rvq.evaluate.programs import (
@@ -23,6 +22,9 @@ from rvq.evaluate.programs import (
     run_program,
     write_wav,
 )
+
+if TYPE_CHECKING:
+    from rvq.codec.codec import Codec
 
 # MPEG-1, 2 and 2.5 layer III together; LAME picks the sample rate that has the bitrate.
 _MP3_KBPS = frozenset(
@@ -176,16 +178,15 @@ class Opus:
 
 @dataclass(frozen=True)
 class RvqCodec:
-    """A model of this package at one bitrate; the whole `.rvq` file counts.
+    """A model of this package at one bitrate; the payload is codes without header and checksums.
 
     Attributes:
-        codec: name or path of a model for `rvq.Codec.load`, opened once in every process; or an
-            object with its `compress` and `decompress` (picklable, if workers are to have it).
+        model: name or path of a model for `rvq.Codec.load`, opened once in every process.
         kbps: the bitrate asked for.
         family: prefix of the name; set it to tell models apart.
     """
 
-    codec: Any
+    model: str | Path
     kbps: float
     family: str = "rvq"
 
@@ -202,18 +203,14 @@ class RvqCodec:
     @property
     def version(self) -> str:
         """The model's content hash."""
-        return str(getattr(self._codec(), "model_hash", "unknown model"))
+        return _load_codec(self.model).model_hash
 
     def roundtrip(self, audio: Audio, sample_rate: int) -> Roundtrip:
         """See `System.roundtrip`."""
-        codec = self._codec()
+        codec = _load_codec(self.model)
         data = codec.compress(audio, sample_rate, bitrate=self.kbps)
-        return Roundtrip(np.asarray(codec.decompress(data), np.float32), len(data))
-
-    def _codec(self) -> Any:
-        if isinstance(self.codec, str | Path):
-            return _load_codec(self.codec)
-        return self.codec
+        payload = Header.from_bytes(data).payload_size
+        return Roundtrip(codec.decompress(data), len(data), payload)
 
 
 @dataclass(frozen=True)
@@ -273,7 +270,7 @@ class Command:
 
 
 @lru_cache
-def _load_codec(model: str | Path) -> Any:
+def _load_codec(model: str | Path) -> "Codec":
     from rvq.codec.codec import Codec
 
     return Codec.load(model)

@@ -1,5 +1,8 @@
 """How many of its codewords a codebook really uses."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
@@ -39,6 +42,32 @@ def perplexity(codes: npt.ArrayLike, codebook_size: int) -> npt.NDArray[np.float
             f"codes must lie in 0..{codebook_size - 1}, got {codes.min()}..{codes.max()}"
         )
     return np.array([_perplexity(column, codebook_size) for column in codes.T])
+
+
+def codebook_use(model: str | Path, clips: Iterable[Path]) -> npt.NDArray[np.float64]:
+    """Perplexity of every codebook of a model over recordings, as a share of its size.
+
+    Args:
+        model: name or folder, for `Codec.load`.
+        clips: audio files.
+
+    Returns:
+        Shares in (0, 1], shape `[n_codebooks]`.
+
+    Raises:
+        InputError: there are no recordings, or one cannot be read.
+    """
+    from rvq.codec.codec import Codec
+    from rvq.codec.files import read_audio
+
+    codec = Codec.load(model)
+    parts = []
+    for clip in clips:
+        codes = codec.encode(*read_audio(clip)).indices
+        parts.append(codes.reshape(-1, codes.shape[2]))
+    if not parts:
+        raise InputError("no recordings to count the use of codebooks on")
+    return perplexity(np.concatenate(parts), codec.codebook_size) / codec.codebook_size
 
 
 def _perplexity(column: npt.NDArray[np.integer], codebook_size: int) -> float:
