@@ -51,7 +51,9 @@ class Runtime:
         self.window_length: int = card["window_length"]
         self._state_shapes = {k: tuple(card[f"{k}_state"]) for k in ("encoder", "decoder")}
         window = np.hanning(self.window_length + 1)[:-1]
-        gain = np.square(window).sum() / self.hop_length
+        # Least-squares overlap-add (Griffin & Lim 1984).
+        hops = np.square(window).reshape(-1, self.hop_length)
+        gain = np.tile(hops.sum(axis=0), len(hops))
         self._window = window.astype(np.float32)
         self._synthesis = (window / gain).astype(np.float32)
         from safetensors.numpy import load

@@ -148,7 +148,8 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Record | Fa
 @contextmanager
 def _one_thread_per_child() -> Iterator[None]:
     """Children inherit the limit; threads of several processes on the same cores only wait."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    kinds = ("OMP", "OPENBLAS", "MKL", "NUMBA")
+    names = [f"{kind}_NUM_THREADS" for kind in kinds]
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
     try:

@@ -224,8 +224,8 @@ class ShortTimeTransform(nn.Module):
         super().__init__()
         self.config = config
         window = torch.hann_window(config.window_length, periodic=True, dtype=torch.float64)
-        # Least-squares overlap-add (Griffin & Lim 1984); for Hann windows the sum is a constant.
-        gain = window.square().sum() / config.hop_length
+        # Least-squares overlap-add (Griffin & Lim 1984).
+        gain = window.square().view(-1, config.hop_length).sum(0).repeat(config.overlap + 1)
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("synthesis", (window / gain).float(), persistent=False)
 

@@ -1,15 +1,15 @@
 """What a training run is told: a YAML file validated against these dataclasses."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rvq.errors import InputError
 from rvq.nn.discriminators import DiscriminatorConfig
 from rvq.nn.model import CONFIGS, CodecConfig
+from rvq.train.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,7 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         InputError: the file is missing, no YAML, or has fields that are unknown or out of range.
     """
-    try:
-        fields = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
-    return config_from_dict(fields, str(path))
+    return config_from_dict(read_yaml(path) or {}, str(path))
 
 
 def config_from_dict(fields: object, origin: str) -> TrainConfig:
@@ -139,12 +133,25 @@ def config_from_dict(fields: object, origin: str) -> TrainConfig:
                 f"{origin}: no model {fields['model']!r}; choose one of {', '.join(CONFIGS)}"
             )
         fields = {**fields, "model": CONFIGS[fields["model"]]}
+    _refuse_unknown(fields, TrainConfig, origin)
     try:
         return TypeAdapter(TrainConfig).validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(f"{origin}: {where}: {first['msg'].lower()}") from None
+
+
+def _refuse_unknown(fields: object, schema: type, where: str) -> None:
+    """Name the first field that a dataclass does not have: pydantic passes over it in silence."""
+    if not isinstance(fields, dict):
+        return
+    kinds = get_type_hints(schema)
+    for name, value in fields.items():
+        if name not in kinds:
+            raise InputError(f"{where}: unknown field {name!r}; there are {', '.join(kinds)}")
+        if is_dataclass(kinds[name]):
+            _refuse_unknown(value, kinds[name], f"{where}: {name}")
 
 
 def shipped_config(name: str) -> Path:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rvq.errors import InputError
+from rvq.train.yaml_file import read_yaml
 
 AUDIO_SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 
@@ -98,11 +98,7 @@ def read_recipe(path: Path) -> Recipe:
         InputError: the file is missing, no YAML, or has fields that are unknown or out of range.
     """
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_bytes()))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
+        return Recipe.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

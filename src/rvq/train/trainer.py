@@ -310,8 +310,8 @@ def read_checkpoint(path: Path) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"no checkpoint at {path}; run `rvq train` first") from None
-    except Exception as error:
-        raise ModelError(f"{path} is no checkpoint of `rvq train`: {error}") from None
+    except Exception:  # whatever torch raises on damaged files, at length
+        raise ModelError(f"{path} is no checkpoint of `rvq train`, or a damaged one") from None
 
 
 def load_average(path: Path) -> tuple[CodecModel, TrainConfig, dict]:

@@ -1,0 +1,72 @@
+"""An exported model does what the trained one did."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rvq
+from rvq.nn.export import export
+from rvq.nn.model import CodecConfig, CodecModel
+from rvq.nn.quantizer import QuantizerConfig
+from rvq.nn.spectral import SpectralConfig
+
+
+@pytest.fixture(scope="module")
+def model(speech):
+    torch.manual_seed(0)
+    model = CodecModel(
+        CodecConfig(
+            SpectralConfig(width=24, hidden=48, encoder_blocks=2, decoder_blocks=3, dim=8),
+            QuantizerConfig(
+                n_codebooks=3, codebook_size=32, dim=8, warmup_vectors=0, init_vectors=200
+            ),
+        )
+    ).train()
+    with torch.no_grad():
+        model(torch.from_numpy(speech))
+    assert model.quantizer.initialised
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "tiny"
+    export(model, folder, name="tiny", facts={"step": 7})
+    return folder
+
+
+def test_codes_and_audio_agree(model, folder, speech):
+    codec = rvq.Codec.load(folder)
+    audio = torch.from_numpy(speech)
+    codes = codec.encode(speech, 24_000)
+    expected = model.quantizer(model.encode(audio)).codes
+    assert codes.indices.shape == expected.shape
+    # Weights are stored in half precision: only near ties may fall the other way.
+    assert (codes.indices == expected.numpy()).mean() > 0.95
+    latents = model.quantizer.decode(torch.from_numpy(codes.indices))
+    decoded = model.decode(latents, audio.shape[1]).numpy()
+    error = np.square(decoded - codec.decode(codes)).sum() / np.square(decoded).sum()
+    assert error < 1e-4
+
+
+def test_the_card_says_what_it_is(model, folder):
+    card = json.loads((folder / "model.json").read_text())
+    assert card["name"] == "tiny"
+    assert card["training"] == {"step": 7}
+    assert rvq.Codec.load(folder).model_hash == card["hash"]
+    assert rvq.Codec.load(folder).kbps_per_codebook == 75 * 5 / 1000
+
+
+def test_exporting_twice_gives_the_same_model(model, folder, tmp_path):
+    export(model, tmp_path, name="tiny", facts={})
+    assert rvq.Codec.load(tmp_path).model_hash == rvq.Codec.load(folder).model_hash
+
+
+def test_nothing_of_the_build_machine_is_in_it(folder):
+    traces = [str(folder.parent), str(Path.home()), str(Path(rvq.__file__).parents[1]), ".py"]
+    for path in folder.iterdir():
+        for trace in traces:
+            assert trace.encode() not in path.read_bytes(), path

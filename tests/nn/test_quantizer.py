@@ -1,0 +1,193 @@
+"""The quantizer layer against plain references."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rvq.errors import InputError
+from rvq.nn.quantizer import QuantizerConfig, ResidualVectorQuantizer, VectorQuantizer
+
+SMALL = QuantizerConfig(
+    n_codebooks=4,
+    codebook_size=16,
+    dim=6,
+    restart_every=1_000_000,
+    warmup_vectors=600,
+    init_vectors=400,
+)
+
+
+def latents(seed=0, batch=8, n_frames=50):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, n_frames, SMALL.dim, generator=generator)
+
+
+def trained(config=SMALL):
+    """A layer past its warm-up."""
+    torch.manual_seed(0)
+    layer = ResidualVectorQuantizer(config).train()
+    for seed in range(3):
+        layer(latents(seed))
+    assert layer.initialised
+    return layer
+
+
+def test_warm_up_passes_through_then_initialises_every_codebook():
+    layer = ResidualVectorQuantizer(SMALL).train()
+    x = latents()
+    quantized = layer(x)
+    assert quantized.latents is x
+    assert (quantized.codes == -1).all()
+    assert quantized.commitment == 0
+    assert not layer.initialised
+    layer(x)
+    assert layer.initialised
+    norms = layer.codebooks().square().sum(2).mean(1)
+    assert (norms[1:] < norms[:-1]).all()  # every codebook is finer than the one before
+    assert (norms > 0).all()
+
+
+def test_evaluation_sums_codewords_and_changes_nothing():
+    layer = trained().eval()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    x = latents(9)
+    whole = layer(x)
+    torch.testing.assert_close(whole.latents, layer.decode(whole.codes))
+    for n in range(1, 5):
+        part = layer(x, n)
+        assert (part.codes[..., :n] == whole.codes[..., :n]).all()
+        assert (part.codes[..., n:] == -1).all()
+        torch.testing.assert_close(part.latents, layer.decode(whole.codes[..., :n]))
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_codes_are_nearest_codewords_of_the_residual():
+    layer = trained().eval()
+    x = latents(9)
+    codes, residual = layer(x).codes, x
+    for i, codebook in enumerate(layer.codebooks()):
+        distances = torch.cdist(residual, codebook[None])
+        assert (distances.argmin(2) == codes[..., i]).all()
+        residual = residual - codebook[codes[..., i]]
+
+
+def test_error_falls_with_every_codebook():
+    layer = trained().eval()
+    x = latents(9)
+    errors = [float((layer(x, n).latents - x).square().mean()) for n in range(1, 5)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.5 * errors[0]
+
+
+def test_gradient_passes_straight_through():
+    layer = trained()
+    x = latents(9).requires_grad_()
+    weight = torch.randn_like(x)
+    (layer(x).latents * weight).sum().backward()
+    torch.testing.assert_close(x.grad, weight)
+
+
+@pytest.mark.parametrize("n_codebooks", [1, 3, None])
+def test_commitment_agrees_with_plain_autograd(n_codebooks):
+    layer = trained().eval()
+    x = latents(9).requires_grad_()
+    value = layer(x, n_codebooks).commitment
+    value.backward()
+
+    y = x.detach().clone().requires_grad_()
+    variance = y.detach().var(dim=(0, 1)).sum()
+    residual, expected = y, 0
+    for codebook in layer.codebooks()[:n_codebooks]:
+        codewords = codebook[torch.cdist(residual.detach(), codebook[None]).argmin(2)]
+        # The residual a stage sees is the input less what earlier stages chose.
+        residual = residual - codewords
+        expected = expected + residual.square().sum(2).mean() / variance
+    expected.backward()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-8)
+
+
+def test_commitment_of_dropped_codebooks_is_not_felt():
+    torch.manual_seed(1)
+    layer = trained(QuantizerConfig(**{**vars(SMALL), "dropout": 1.0}))
+    before = layer.codebooks().clone()
+    x = latents(9).requires_grad_()
+    quantized = layer(x)
+    quantized.commitment.backward()
+    depth = (quantized.codes >= 0).sum(2)[:, 0]
+    assert 1 <= depth.min() < depth.max()
+    for item in range(len(x)):
+        assert ((quantized.codes[item] >= 0).sum(1) == depth[item]).all()
+        residual, gradient = x[item].detach(), torch.zeros(x.shape[1:])
+        for i in range(depth[item]):
+            residual = residual - before[i][quantized.codes[item, :, i]]
+            gradient += 2 * residual / ((depth > i).sum() * x.shape[1])
+        scale = x.detach().var(dim=(0, 1)).sum()
+        torch.testing.assert_close(x.grad[item], gradient / scale, rtol=1e-4, atol=1e-8)
+
+
+def test_dropout_is_log_uniform():
+    layer = ResidualVectorQuantizer(QuantizerConfig(n_codebooks=16, dropout=1.0)).train()
+    torch.manual_seed(0)
+    depth = layer._depths(20_000, None, torch.device("cpu"))
+    octaves = [((depth >= low) & (depth < 2 * low)).float().mean() for low in (1, 2, 4, 8)]
+    for share in octaves:
+        assert float(share) == pytest.approx(1 / torch.log2(torch.tensor(17.0)).item(), abs=0.02)
+    assert depth.min() == 1
+    assert depth.max() == 16
+    assert (layer.eval()._depths(9, None, depth.device) == 16).all()
+    assert (layer._depths(9, 3, depth.device) == 3).all()
+
+
+def test_codewords_move_by_exponential_averages():
+    config = QuantizerConfig(**{**vars(SMALL), "decay": 0.9})
+    stage = VectorQuantizer(config)
+    start = torch.randn(16, 6)
+    stage.initialise(start, n_vectors=160)
+    x = latents(1).reshape(-1, 6)
+    codes = stage.encode(x)
+    stage.update(x, codes)
+    chosen = F.one_hot(codes, 16).float()
+    counts = 0.9 * 10 + 0.1 * chosen.sum(0)
+    sums = 0.9 * 10 * start + 0.1 * chosen.T @ x
+    torch.testing.assert_close(stage.counts, counts)
+    torch.testing.assert_close(stage.codebook, sums / counts[:, None])
+
+
+def test_dead_codewords_restart_on_current_vectors():
+    stage = VectorQuantizer(SMALL)
+    start = torch.randn(16, 6)
+    start[3:5] += 1_000
+    stage.initialise(start, n_vectors=160)
+    x = latents(1).reshape(-1, 6)
+    for _ in range(300):
+        stage.update(x, stage.encode(x))
+    alive = [i for i in range(16) if i not in (3, 4)]
+    assert (stage.counts[3:5] < 1).all()
+    before = stage.codebook.clone()
+    restarted = stage.restart_dead(x)
+    assert restarted >= 2
+    moved = (stage.codebook != before).any(1)
+    assert moved[3:5].all()
+    assert moved[alive].sum() == restarted - 2
+    for codeword in stage.codebook[3:5]:
+        assert (x == codeword).all(1).any()
+    # Brought back for good: they now win vectors.
+    used = torch.bincount(stage.encode(x), minlength=16)
+    assert (used[3:5] > 0).all()
+
+
+def test_perplexity_is_the_number_of_codewords_in_use():
+    stage = VectorQuantizer(SMALL)
+    assert float(stage.perplexity()) == pytest.approx(16)
+    stage.counts.zero_()
+    stage.counts[5] = 7
+    assert float(stage.perplexity()) == pytest.approx(1, abs=1e-4)
+    stage.counts[9] = 7
+    assert float(stage.perplexity()) == pytest.approx(2, abs=1e-4)
+
+
+def test_too_many_codes_are_refused():
+    with pytest.raises(InputError, match="5 codebooks"):
+        trained().decode(torch.zeros(1, 1, 5, dtype=torch.long))

@@ -1,0 +1,68 @@
+"""Configurations: shipped ones load, wrong ones are named."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from rvq.errors import InputError
+from rvq.train.config import (
+    ScheduleConfig,
+    TrainConfig,
+    config_from_dict,
+    read_config,
+    shipped_config,
+)
+
+SHIPPED = sorted(path.stem for path in shipped_config("speech_24khz").parent.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configurations_load(name):
+    assert read_config(shipped_config(name)).name == name
+
+
+def test_a_configuration_survives_its_way_through_a_checkpoint():
+    config = TrainConfig(name="x", schedule=ScheduleConfig(total_steps=5))
+    assert config_from_dict(asdict(config), "checkpoint") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bogus: 1", "unknown field 'bogus'"),
+        ("schedule: {bogus: 1}", "schedule: unknown field 'bogus'"),
+        ("model: {network: {width: 8, bogus: 1}}", "network: unknown field 'bogus'"),
+        ("model: nonesuch", "spectral_24khz"),
+        ("model: {quantizer: {dim: wide}}", "quantizer.dim"),
+        ("model: {quantizer: {dim: 64}}", "agree"),
+        ("model: {network: {window_length: 500}}", "window_length"),
+        ("schedule: 7", "schedule"),
+        ("precision: int8", "precision"),
+        ("- a\n- b", "the file"),
+        ("a: [", "YAML"),
+    ],
+)
+def test_mistakes_are_named_in_one_sentence(tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_config(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files():
+    with pytest.raises(InputError, match="cannot read"):
+        read_config(Path("nonesuch.yaml"))
+    with pytest.raises(InputError, match="speech_24khz"):
+        shipped_config("nonesuch")
+
+
+def test_rate_warms_up_stays_and_decays():
+    schedule = ScheduleConfig(total_steps=1_000, warmup_steps=100, decay_share=0.2)
+    assert schedule.rate(0) == 0.01
+    assert schedule.rate(49) == 0.5
+    assert schedule.rate(100) == schedule.rate(800) == 1
+    assert schedule.rate(900) == 0.5
+    assert schedule.rate(1_000) == schedule.rate(2_000) == 0

@@ -1,0 +1,113 @@
+"""Losses on real speech and small numbers; the balancer."""
+
+import numpy as np
+import pytest
+import torch
+
+from rvq.train.balancer import Balancer
+from rvq.train.losses import (
+    SpectralLoss,
+    adversarial_losses,
+    discriminator_loss,
+    mel_filterbank,
+    time_loss,
+)
+
+
+@pytest.fixture(scope="module")
+def audio(speech):
+    return torch.from_numpy(speech[:, 10_000:20_000])
+
+
+@pytest.fixture(scope="module")
+def spectral_loss():
+    return SpectralLoss(24_000, (1024, 256), (64, 32))
+
+
+def test_identical_audio_costs_nothing(audio, spectral_loss):
+    assert time_loss(audio, audio) == 0
+    assert all(loss == 0 for loss in spectral_loss(audio, audio).values())
+
+
+def test_time_loss_is_relative(audio):
+    assert float(time_loss(audio * 1.1, audio)) == pytest.approx(0.1, rel=0.05)
+    louder = audio * 10
+    assert float(time_loss(louder * 1.1, louder)) == pytest.approx(0.1, rel=0.01)
+
+
+def test_a_change_of_level_costs_its_decades(audio, spectral_loss):
+    loud = audio * 30  # far above the floor
+    assert float(spectral_loss(loud * 10**0.1, loud)["mel"]) == pytest.approx(0.1, rel=0.02)
+
+
+def test_more_noise_costs_more(audio, spectral_loss):
+    noise = torch.randn_like(audio) * audio.std()
+    for name in ("mel", "complex"):
+        costs = [float(spectral_loss(audio + noise * g, audio)[name]) for g in (0.01, 0.1, 1)]
+        assert costs == sorted(costs)
+
+
+def test_gradients_are_finite_at_silence(spectral_loss):
+    silence = torch.zeros(2, 4_000, requires_grad=True)
+    total = sum(spectral_loss(silence, torch.zeros(2, 4_000)).values())
+    (gradient,) = torch.autograd.grad(total + time_loss(silence, silence.detach()), silence)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(("n_fft", "n_mels"), [(2048, 128), (512, 64), (128, 16)])
+def test_mel_filters_cover_the_spectrum(n_fft, n_mels):
+    filters = mel_filterbank(24_000, n_fft, n_mels)
+    assert filters.shape == (n_fft // 2 + 1, n_mels)
+    assert filters.min() == 0
+    assert filters.max() <= 1
+    # Neighbouring triangles add up to one between the first and the last peak.
+    hz = np.linspace(0, 12_000, n_fft // 2 + 1)
+    mel = 2595 * np.log10(1 + hz / 700)
+    step = 2595 * np.log10(1 + 12_000 / 700) / (n_mels + 1)
+    inside = (mel >= step) & (mel <= n_mels * step)
+    np.testing.assert_allclose(filters[inside].sum(axis=1), 1, atol=1e-4)
+    # The peaks lie where evenly spaced mels say, as near as bins can tell.
+    wide = filters.max(axis=0) > 0
+    peaks = np.arange(1, n_mels + 1)[wide] * step
+    centres = (filters[:, wide] * mel[:, None]).sum(0) / filters[:, wide].sum(0)
+    assert np.abs(centres - peaks).max() < step
+
+
+def judgements(*values):
+    return [(torch.tensor(v), [torch.tensor(v) * 2, torch.tensor(v) + 1]) for v in values]
+
+
+def test_hinge_losses_by_hand():
+    real, fake = judgements([2.0, 0.5], [-1.0, 1.0]), judgements([-2.0, 0.0], [0.5, 0.5])
+    # scale 1: mean(0, .5) + mean(0, 1); scale 2: mean(2, 0) + mean(1.5, 1.5)
+    assert float(discriminator_loss(real, fake)) == pytest.approx((0.75 + 2.5) / 2)
+    losses = adversarial_losses(real, fake)
+    # scale 1: mean(3, 1); scale 2: mean(.5, .5)
+    assert float(losses["adversarial"]) == pytest.approx((2 + 0.5) / 2)
+    features = [
+        (np.mean([8, 1]), np.mean([4, 1])),
+        (np.mean([4, 0.5]), np.mean([3, 1.5])),
+        (np.mean([3, 1]), np.mean([2, 2])),
+        (np.mean([1.5, 0.5]), np.mean([0, 2])),
+    ]
+    expected = np.mean([distance / size for distance, size in features])
+    assert float(losses["feature"]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_balancer_makes_weights_shares_of_the_gradient():
+    output = torch.zeros(2, requires_grad=True)
+    direction = {"a": torch.tensor([1e-3, 0.0]), "b": torch.tensor([0.0, 1e4])}
+    balancer = Balancer({"a": 3.0, "b": 1.0}, reference="a")
+    for _ in range(3):
+        losses = {name: (output * d).sum() for name, d in direction.items()}
+        gradient = balancer.gradient(losses, output)
+    assert float(gradient[0] / gradient[1]) == pytest.approx(3)
+    assert float(gradient[0]) == pytest.approx(3e-3)
+
+    again = Balancer({"a": 3.0, "b": 1.0}, reference="a")
+    again.load_state_dict(balancer.state_dict())
+    losses = {name: 5 * (output * d).sum() for name, d in direction.items()}
+    torch.testing.assert_close(
+        again.gradient(losses, output),
+        balancer.gradient({n: 5 * (output * d).sum() for n, d in direction.items()}, output),
+    )
