@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import rvq
+from rvq.codec.runtime import Runtime
 from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
@@ -50,6 +51,26 @@ def test_codes_and_audio_agree(model, folder, speech):
     decoded = model.decode(latents, audio.shape[1]).numpy()
     error = np.square(decoded - codec.decode(codes)).sum() / np.square(decoded).sum()
     assert error < 1e-4
+
+
+@pytest.mark.parametrize("n_samples", [1, 319, 320, 321, 7_777])
+def test_any_length_agrees(model, folder, speech, n_samples):
+    codec = rvq.Codec.load(folder)
+    codes = codec.encode(speech[:, 20_000 : 20_000 + n_samples], 24_000)
+    expected = model.encode(torch.from_numpy(speech[:, 20_000 : 20_000 + n_samples]))
+    assert codes.indices.shape[1] == expected.shape[1]
+    latents = model.quantizer.decode(torch.from_numpy(codes.indices))
+    np.testing.assert_allclose(
+        codec.decode(codes), model.decode(latents, n_samples).numpy(), atol=0.01
+    )
+
+
+def test_latents_agree(model, folder, speech):
+    runtime = Runtime(folder)
+    audio = speech[:, : 100 * 320]
+    latents = runtime.encode(audio, runtime.start("encoder", 1))
+    expected = model.encode(torch.from_numpy(audio)).numpy()[:, :100]
+    assert np.square(latents - expected).sum() < 1e-4 * np.square(expected).sum()
 
 
 def test_the_card_says_what_it_is(model, folder):

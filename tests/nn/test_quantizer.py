@@ -125,6 +125,7 @@ def test_commitment_of_dropped_codebooks_is_not_felt():
             gradient += 2 * residual / ((depth > i).sum() * x.shape[1])
         scale = x.detach().var(dim=(0, 1)).sum()
         torch.testing.assert_close(x.grad[item], gradient / scale, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(quantized.latents[item], x[item] - residual)
 
 
 def test_dropout_is_log_uniform():
@@ -138,6 +139,49 @@ def test_dropout_is_log_uniform():
     assert depth.max() == 16
     assert (layer.eval()._depths(9, None, depth.device) == 16).all()
     assert (layer._depths(9, 3, depth.device) == 3).all()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_dropout_takes_its_share_of_the_items(dropout):
+    layer = ResidualVectorQuantizer(QuantizerConfig(n_codebooks=16, dropout=dropout)).train()
+    torch.manual_seed(0)
+    whole = (layer._depths(20_000, None, torch.device("cpu")) == 16).float().mean()
+    # A random depth is 16 in log(17 / 16) / log(17) of the cases.
+    assert float(whole) == pytest.approx(1 - dropout * (1 - 0.0214), abs=0.01)
+
+
+def test_a_training_step_moves_every_codebook_by_its_own_residuals():
+    layer = trained(QuantizerConfig(**{**vars(SMALL), "dropout": 0.0}))
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    x = latents(9)
+    residual = x.reshape(-1, 6)
+    layer(x)
+    for i in range(4):
+        codebook, counts, sums = (
+            before[f"stages.{i}.{name}"] for name in ("codebook", "counts", "sums")
+        )
+        codes = torch.cdist(residual, codebook).argmin(1)
+        chosen = F.one_hot(codes, 16).float()
+        counts = 0.99 * counts + 0.01 * chosen.sum(0)
+        sums = 0.99 * sums + 0.01 * chosen.T @ residual
+        torch.testing.assert_close(layer.stages[i].counts, counts)
+        torch.testing.assert_close(layer.codebooks()[i], sums / counts[:, None])
+        residual = residual - codebook[codes]
+    assert layer.n_steps == before["n_steps"] + 1
+
+
+def test_the_layer_looks_for_dead_codewords_every_few_steps():
+    layer = trained(QuantizerConfig(**{**vars(SMALL), "dropout": 0.0, "restart_every": 5}))
+    stage = layer.stages[1]
+    alive = []
+    for step in range(10):
+        if step == 0:
+            stage.codebook[3], stage.sums[3], stage.counts[3] = 1_000, 1.0, 1e-3
+        layer(latents(step))
+        alive.append(bool(stage.codebook[3].norm() < 10))
+    restarted = alive.index(True)
+    assert (int(layer.n_steps) - 9 + restarted) % 5 == 0
+    assert all(alive[restarted:])
 
 
 def test_codewords_move_by_exponential_averages():
@@ -173,6 +217,9 @@ def test_dead_codewords_restart_on_current_vectors():
     assert moved[alive].sum() == restarted - 2
     for codeword in stage.codebook[3:5]:
         assert (x == codeword).all(1).any()
+    # Consistent averages, so that the next update starts from the new place.
+    torch.testing.assert_close(stage.sums / stage.counts[:, None], stage.codebook)
+    assert (stage.counts[3:5] > SMALL.restart_share * stage.counts.mean()).all()
     # Brought back for good: they now win vectors.
     used = torch.bincount(stage.encode(x), minlength=16)
     assert (used[3:5] > 0).all()

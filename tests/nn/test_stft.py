@@ -53,3 +53,31 @@ def test_centred_agrees_with_torch(audio):
         audio, 32, 8, window=window(32), center=True, pad_mode="constant", return_complex=True
     )
     torch.testing.assert_close(torch.complex(real, imag), expected.transpose(1, 2))
+
+
+def test_synthesis_with_a_least_squares_window_agrees_with_torch(audio):
+    hann = torch.hann_window(32, dtype=torch.float64)
+    gain = hann.square().view(4, 8).sum(0).repeat(4)
+    real, imag = stft.centred(audio, hann)
+    back = stft.synthesise(real, imag, hann / gain, 8)[:, 16:][:, : audio.shape[1]]
+    spectra = torch.complex(real, imag).transpose(1, 2)
+    expected = torch.istft(spectra, 32, 8, window=hann, length=audio.shape[1])
+    # Half a window from the ends torch divides by the fewer windows that overlap there.
+    inside = slice(16, -16)
+    torch.testing.assert_close(back[:, inside], expected[:, inside])
+    torch.testing.assert_close(back[:, inside], audio[:, inside])
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(16, 4), (12, 4), (8, 8)])
+def test_overlap_add_is_the_adjoint_of_framing(audio, n_fft, hop):
+    x = audio[:, : n_fft + 5 * hop]
+    frames = torch.randn(2, 6, n_fft, dtype=torch.float64)
+    framed = (stft._frames(x, n_fft, hop) * frames).sum()
+    torch.testing.assert_close(framed, (x * stft._overlap_add(frames, hop)).sum())
+
+
+def test_centred_covers_a_ragged_end(audio):
+    for n in range(65, 97):
+        real, _ = stft.centred(audio[:, :n], window(32))
+        padded, _ = stft.centred(torch.nn.functional.pad(audio[:, :n], (0, -n % 8)), window(32))
+        torch.testing.assert_close(real, padded)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -44,6 +45,28 @@ def test_crops_are_stretches_of_the_recordings(packed):
             energy = np.convolve(recording**2, np.ones(2_000), "valid")
             best = max(best, (products / np.sqrt(energy * np.square(crop[:2_000]).sum() + 1)).max())
         assert best > 0.999
+
+
+def test_a_stream_that_is_closed_ends_its_thread(packed):
+    def threads():
+        return [t for t in threading.enumerate() if t.name == "crops"]
+
+    before = threads()
+    stream = crops(packed).stream(0)
+    next(stream)
+    (thread,) = set(threads()) - set(before)
+    stream.close()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_silent_stretches_are_mostly_passed_over():
+    samples = np.zeros(100_000, np.int16)
+    samples[50_000:] = 10_000
+    half_silent = Crops([Source("half", samples, 1.0)], batch_size=1, n_samples=10)
+    random = np.random.default_rng(0)
+    silent = sum(not half_silent._crop(random).any() for _ in range(2_000))
+    assert silent / 2_000 == pytest.approx(0.5**3, abs=0.03)
 
 
 def test_levels(packed):

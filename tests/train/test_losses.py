@@ -40,6 +40,34 @@ def test_a_change_of_level_costs_its_decades(audio, spectral_loss):
     assert float(spectral_loss(loud * 10**0.1, loud)["mel"]) == pytest.approx(0.1, rel=0.02)
 
 
+def test_losses_agree_with_plain_transforms(audio, spectral_loss):
+    noisy = audio + 0.1 * audio.roll(50, dims=1)
+    mel, distance = [], []
+    for n_fft, n_mels in ((1024, 64), (256, 32)):
+        spectra = []
+        for x in (noisy, audio):
+            x = torch.nn.functional.pad(x, (0, -x.shape[1] % (n_fft // 4)))
+            spectra.append(
+                torch.stft(
+                    x.double(),
+                    n_fft,
+                    n_fft // 4,
+                    window=torch.hann_window(n_fft, dtype=torch.float64) * (2 / n_fft),
+                    pad_mode="constant",
+                    return_complex=True,
+                ).transpose(1, 2)
+            )
+        magnitudes = [(x.abs().square() + 1e-9).sqrt() for x in spectra]
+        filters = torch.from_numpy(mel_filterbank(24_000, n_fft, n_mels)).double()
+        logs = [torch.log10((m @ filters).clamp(min=1e-5)) for m in magnitudes]
+        mel.append((logs[0] - logs[1]).abs().mean())
+        squeezed = [x * m**-0.7 for x, m in zip(spectra, magnitudes, strict=True)]
+        distance.append((squeezed[0] - squeezed[1]).abs().square().mean())
+    losses = spectral_loss(noisy, audio)
+    assert float(losses["mel"]) == pytest.approx(float(sum(mel) / 2), rel=1e-3)
+    assert float(losses["complex"]) == pytest.approx(float(sum(distance) / 2), rel=1e-3)
+
+
 def test_more_noise_costs_more(audio, spectral_loss):
     noise = torch.randn_like(audio) * audio.std()
     for name in ("mel", "complex"):
@@ -92,6 +120,16 @@ def test_hinge_losses_by_hand():
     ]
     expected = np.mean([distance / size for distance, size in features])
     assert float(losses["feature"]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_generator_losses_move_the_fake_features_only():
+    real, fake = judgements([2.0, 0.5]), judgements([-1.0, 1.0])
+    for tensor in (real[0][0], *real[0][1], fake[0][0], *fake[0][1]):
+        tensor.requires_grad_()
+    sum(adversarial_losses(real, fake).values()).backward()
+    assert all(x.grad is None for x in (real[0][0], *real[0][1]))
+    assert all(x.grad.any() for x in (fake[0][0], *fake[0][1]))
+    assert (fake[0][0].grad <= 0).all()  # towards being judged real
 
 
 def test_the_balancer_makes_weights_shares_of_the_gradient():

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from rvq.errors import InputError
 from rvq.nn import stft
 
 
@@ -15,12 +16,17 @@ class DiscriminatorConfig:
     """Shape of a multi-scale STFT discriminator.
 
     Attributes:
-        n_ffts: window lengths in samples, one discriminator each; hops are a quarter of it.
+        n_ffts: window lengths in samples, multiples of 4, one discriminator each; hops are a
+            quarter of it.
         channels: channels of the hidden layers.
     """
 
     n_ffts: tuple[int, ...] = (2048, 1024, 512)
     channels: int = 24
+
+    def __post_init__(self) -> None:
+        if any(n < 4 or n % 4 for n in self.n_ffts):
+            raise InputError(f"n_ffts must be multiples of 4, got {list(self.n_ffts)}")
 
 
 class STFTDiscriminator(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import nn
 
 from rvq.nn.model import CodecModel
@@ -52,7 +52,7 @@ def export(model: CodecModel, folder: Path, *, name: str, facts: dict[str, objec
         path=folder / "decoder.onnx",
     )
     codebooks = model.quantizer.codebooks().numpy().astype(np.float16)
-    save_file({"codebooks": codebooks}, folder / "codebooks.safetensors")
+    (folder / "codebooks.safetensors").write_bytes(save({"codebooks": codebooks}))
     files = ["encoder.onnx", "decoder.onnx", "codebooks.safetensors"]
     digest = hashlib.sha256()
     for file in files:

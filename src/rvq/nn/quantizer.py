@@ -132,7 +132,8 @@ class ResidualVectorQuantizer(nn.Module):
         self.stages = nn.ModuleList(VectorQuantizer(config) for _ in range(config.n_codebooks))
         self.register_buffer("n_seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.long))
-        self._pool: list[Tensor] = []
+        # Latents gathered so far for the initialisation; a checkpoint in between needs them.
+        self.pool: list[Tensor] = []
 
     @property
     def initialised(self) -> bool:
@@ -236,15 +237,15 @@ class ResidualVectorQuantizer(nn.Module):
         self.n_seen += len(vectors)
         if int(self.n_seen) <= self.config.warmup_vectors:
             return
-        self._pool.append(vectors.cpu())
-        if sum(map(len, self._pool)) < self.config.init_vectors:
+        self.pool.append(vectors.cpu())
+        if sum(map(len, self.pool)) < self.config.init_vectors:
             return
         start = ResidualQuantizer(
             n_codebooks=self.config.n_codebooks,
             codebook_size=self.config.codebook_size,
             n_iterations=10,
-        ).fit(torch.cat(self._pool).numpy())
+        ).fit(torch.cat(self.pool).numpy())
         for i, codebook in enumerate(start.codebooks_):
             self._stage(i).initialise(torch.from_numpy(codebook).to(x.device), len(vectors))
-        self._pool.clear()
+        self.pool.clear()
         self.n_steps += 1

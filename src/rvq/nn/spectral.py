@@ -29,8 +29,8 @@ class SpectralConfig:
     Attributes:
         sample_rate: Hz.
         hop_length: samples per frame.
-        window_length: samples per analysis and synthesis window, a multiple of hop_length, at
-            least twice it.
+        window_length: samples per analysis and synthesis window, even and a multiple of
+            hop_length, at least twice it.
         width: channels of the blocks.
         hidden: channels inside a block's pointwise layers.
         kernel_size: frames seen by a block's depthwise convolution, all in the past.
@@ -50,11 +50,15 @@ class SpectralConfig:
     dim: int = 128
 
     def __post_init__(self) -> None:
+        if self.hop_length < 1:
+            raise InputError(f"hop_length must be at least 1, got {self.hop_length}")
         if self.window_length % self.hop_length or self.window_length < 2 * self.hop_length:
             raise InputError(
                 f"window_length must be a multiple of hop_length {self.hop_length}, at least "
                 f"twice it; got {self.window_length}"
             )
+        if self.window_length % 2:
+            raise InputError(f"window_length must be even, got {self.window_length}")
 
     @property
     def overlap(self) -> int:

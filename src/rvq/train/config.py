@@ -35,7 +35,8 @@ class LossConfig:
         mel, complex, time: reconstruction terms, see `rvq.train.losses`.
         adversarial, feature: discriminator terms, once `adversarial_start` is reached.
         commitment: weight of the relative commitment loss, in units of the mel loss.
-        n_ffts, n_mels: window lengths of the spectral losses and their mel bands.
+        n_ffts, n_mels: window lengths of the spectral losses, multiples of 4, and the mel bands of
+            each.
     """
 
     mel: float = 1.0
@@ -46,6 +47,14 @@ class LossConfig:
     commitment: float = 0.1
     n_ffts: tuple[int, ...] = (2048, 512, 128)
     n_mels: tuple[int, ...] = (128, 64, 16)
+
+    def __post_init__(self) -> None:
+        if any(n < 4 or n % 4 for n in self.n_ffts):
+            raise InputError(f"n_ffts must be multiples of 4, got {list(self.n_ffts)}")
+        if len(self.n_ffts) != len(self.n_mels):
+            raise InputError(
+                f"n_mels must have one value per n_ffts: {len(self.n_ffts)}, got {len(self.n_mels)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ class ScheduleConfig:
     betas: tuple[float, float] = (0.8, 0.98)
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    ema_decay: float = 0.999
+    ema_decay: float = 0.99
 
     def rate(self, step: int) -> float:
         """Factor on the learning rates at a step."""

@@ -1,7 +1,7 @@
 """The training program: one readable loop, resumable to the bit.
 
 Randomness is a function of seed and step, so a checkpoint needs no generator states: weights,
-averages, optimizers, balancer and step are the whole run.
+averages, optimizers, balancer, latents gathered for the codebooks and step are the whole run.
 """
 
 import copy
@@ -267,6 +267,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
             "balancer": self.balancer.state_dict(),
+            "pool": self.model.quantizer.pool,
         }
 
     def save(self) -> None:
@@ -296,22 +297,35 @@ class Trainer:
                 f"{path} holds a model of another shape; use another --out or its configuration"
             ) from None
         self.balancer.load_state_dict(state["balancer"])
+        self.model.quantizer.pool = state.get("pool", [])  # older checkpoints have none
         self.step, self.seconds = state["step"], state["seconds"]
         return True
+
+
+_NEEDED = {"config", "step", "seconds", "model", "average", "discriminator", "balancer"}
+_NEEDED |= {"optimizer", "discriminator_optimizer"}
 
 
 def read_checkpoint(path: Path) -> dict:
     """The state a run saved.
 
     Raises:
-        ModelError: the file is missing or damaged.
+        ModelError: the file is missing, unreadable or damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        complete = isinstance(state, dict) and state.keys() >= _NEEDED
     except FileNotFoundError:
         raise ModelError(f"no checkpoint at {path}; run `rvq train` first") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
     except Exception:  # whatever torch raises on damaged files, at length
-        raise ModelError(f"{path} is no checkpoint of `rvq train`, or a damaged one") from None
+        complete = False
+    if not complete:
+        raise ModelError(
+            f"{path} is no checkpoint of `rvq train`, or a damaged one; delete it to start anew"
+        )
+    return state
 
 
 def load_average(path: Path) -> tuple[CodecModel, TrainConfig, dict]:
