@@ -7,12 +7,16 @@ makes one model serve every bitrate (Zeghidour et al. 2021, SoundStream, section
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from rvq.errors import InputError
 from rvq.quantize.residual import ResidualQuantizer
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,15 @@ class QuantizerConfig:
         dropout: probability that an item is quantized with a random number of codebooks.
     """
 
-    n_codebooks: int = 16
-    codebook_size: int = 1024
-    dim: int = 128
-    decay: float = 0.99
-    restart_share: float = 0.15
-    restart_every: int = 20
-    warmup_vectors: int = 300_000
-    init_vectors: int = 30_000
-    dropout: float = 0.8
+    n_codebooks: PositiveInt = 16
+    codebook_size: PositiveInt = 1024
+    dim: PositiveInt = 128
+    decay: Share = 0.99
+    restart_share: Share = 0.15
+    restart_every: PositiveInt = 20
+    warmup_vectors: NonNegativeInt = 300_000
+    init_vectors: PositiveInt = 30_000
+    dropout: Share = 0.8
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -39,19 +40,17 @@ class SpectralConfig:
         dim: dimension of the latent vectors.
     """
 
-    sample_rate: int = 24_000
-    hop_length: int = 320
-    window_length: int = 960
-    width: int = 256
-    hidden: int = 768
-    kernel_size: int = 7
-    encoder_blocks: int = 4
-    decoder_blocks: int = 6
-    dim: int = 128
+    sample_rate: PositiveInt = 24_000
+    hop_length: PositiveInt = 320
+    window_length: PositiveInt = 960
+    width: PositiveInt = 256
+    hidden: PositiveInt = 768
+    kernel_size: PositiveInt = 7
+    encoder_blocks: PositiveInt = 4
+    decoder_blocks: PositiveInt = 6
+    dim: PositiveInt = 128
 
     def __post_init__(self) -> None:
-        if self.hop_length < 1:
-            raise InputError(f"hop_length must be at least 1, got {self.hop_length}")
         if self.window_length % self.hop_length or self.window_length < 2 * self.hop_length:
             raise InputError(
                 f"window_length must be a multiple of hop_length {self.hop_length}, at least "

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from rvq.errors import InputError
 from rvq.nn.discriminators import DiscriminatorConfig
 from rvq.nn.model import CONFIGS, CodecConfig
+from rvq.nn.quantizer import Share
 from rvq.train.yaml_file import read_yaml
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,9 @@ class DataConfig:
         mix_probability: how often two crops are mixed.
     """
 
-    batch_size: int = 16
-    crop_frames: int = 108
-    mix_probability: float = 0.1
+    batch_size: PositiveInt = 16
+    crop_frames: PositiveInt = 108
+    mix_probability: Share = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,12 @@ class LossConfig:
             each.
     """
 
-    mel: float = 1.0
-    complex: float = 1.0
-    time: float = 1.0
-    adversarial: float = 0.4
-    feature: float = 0.8
-    commitment: float = 0.1
+    mel: Weight = 1.0
+    complex: Weight = 1.0
+    time: Weight = 1.0
+    adversarial: Weight = 0.4
+    feature: Weight = 0.8
+    commitment: Weight = 0.1
     n_ffts: tuple[int, ...] = (2048, 512, 128)
     n_mels: tuple[int, ...] = (128, 64, 16)
 
@@ -77,17 +81,17 @@ class ScheduleConfig:
         ema_decay: of the averaged weights that are evaluated and exported.
     """
 
-    total_steps: int = 12_000
-    warmup_steps: int = 300
-    decay_share: float = 0.3
-    learning_rate: float = 1e-3
-    discriminator_rate: float = 3e-4
-    adversarial_start: float = 0.5
-    discriminator_crop: float = 0.5
-    betas: tuple[float, float] = (0.8, 0.98)
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema_decay: float = 0.99
+    total_steps: PositiveInt = 12_000
+    warmup_steps: NonNegativeInt = 300
+    decay_share: Share = 0.3
+    learning_rate: Above0 = 1e-3
+    discriminator_rate: Above0 = 3e-4
+    adversarial_start: Share = 0.5
+    discriminator_crop: Above0 = 0.5
+    betas: tuple[Share, Share] = (0.8, 0.98)
+    weight_decay: Weight = 0.01
+    clip_norm: Above0 = 1.0
+    ema_decay: Share = 0.99
 
     def rate(self, step: int) -> float:
         """Factor on the learning rates at a step."""
@@ -118,11 +122,11 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    seed: int = 0
+    seed: NonNegativeInt = 0
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    checkpoint_minutes: float = 5.0
-    report_steps: int = 20
-    listen_steps: int = 1000
+    checkpoint_minutes: Above0 = 5.0
+    report_steps: PositiveInt = 20
+    listen_steps: PositiveInt = 1000
 
 
 def read_config(path: Path) -> TrainConfig:
