@@ -51,6 +51,8 @@ class SpectralConfig:
     dim: PositiveInt = 128
 
     def __post_init__(self) -> None:
+        if self.hop_length < 1:
+            raise InputError(f"hop_length must be at least 1, got {self.hop_length}")
         if self.window_length % self.hop_length or self.window_length < 2 * self.hop_length:
             raise InputError(
                 f"window_length must be a multiple of hop_length {self.hop_length}, at least "
