@@ -40,6 +40,15 @@ def test_trimming_equals_encoding_at_that_bitrate(compressed, speech_path, tmp_p
     assert trimmed.read_bytes() == direct.read_bytes()
 
 
+def test_trimming_reads_a_pipe(compressed, tmp_path):
+    trimmed, piped = tmp_path / "trimmed.rvq", tmp_path / "piped.rvq"
+    assert rvq("trim", compressed, trimmed, "--codebooks", 2).returncode == 0
+    command = [sys.executable, "-m", "rvq", "trim", "/dev/stdin", str(piped), "--codebooks", "2"]
+    with subprocess.Popen(["cat", compressed], stdout=subprocess.PIPE) as cat:
+        subprocess.run(command, stdin=cat.stdout, check=True)
+    assert piped.read_bytes() == trimmed.read_bytes()
+
+
 def test_nothing_is_overwritten_unless_forced(compressed, speech_path):
     before = compressed.read_bytes()
     run = rvq("encode", speech_path, compressed, "--bitrate", 3)

@@ -90,6 +90,8 @@ def test_unwritable_targets(codec, compressed, speech_path, tmp_path):
         encode_file(codec, speech_path, tmp_path / "no" / "such" / "folder.rvq")
     with pytest.raises(RvqError, match=r"\.wav"):
         decode_file(codec, compressed, tmp_path / "x.xyz")
+    with pytest.raises(RvqError, match=r"\.raw"):
+        decode_file(codec, compressed, tmp_path / "x.raw")
 
 
 @pytest.mark.slow

@@ -67,11 +67,12 @@ def evaluate(
         )
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table(evaluation))
-    use = codebook_use(model, sorted({Path(record.clip) for record in evaluation.records}))
-    typer.echo(f"perplexity of the codebooks: {use.min():.0%} to {use.max():.0%} of their size")
     for failure in evaluation.failures:
         typer.echo(f"rvq: {failure}", err=True)
     if json:
         json.write_text(to_json(evaluation))
     if markdown:
         markdown.write_text(to_markdown(evaluation))
+    if measured := sorted({Path(record.clip) for record in evaluation.records}):
+        use = codebook_use(model, measured)
+        typer.echo(f"perplexity of the codebooks: {use.min():.0%} to {use.max():.0%} of their size")

@@ -25,15 +25,13 @@ def trim(
     from rvq.codec.files import open_rvq, replacing
 
     check_output(source, target, force)
-    with open_rvq(source) as whole:
-        header = Reader(whole).header
-        if bitrate is not None and codebooks is None:
-            codec = Codec.load(model)
-            codec.check_model(header.model.hex())
-            codebooks = codec.n_codebooks(bitrate)
-        elif codebooks is None or bitrate is not None:
-            raise InputError("say how far to cut: either --bitrate or --codebooks")
-        whole.seek(0)
-        with replacing(target) as temporary, temporary.open("wb") as file:
-            cut(whole, file, codebooks)
+    if codebooks is None and bitrate is not None:
+        codec = Codec.load(model)
+        with open_rvq(source) as whole:
+            codec.check_model(Reader(whole).header.model.hex())
+        codebooks = codec.n_codebooks(bitrate)
+    elif codebooks is None or bitrate is not None:
+        raise InputError("say how far to cut: either --bitrate or --codebooks")
+    with open_rvq(source) as whole, replacing(target) as temporary, temporary.open("wb") as file:
+        cut(whole, file, codebooks)
     typer.echo(f"{target}: {target.stat().st_size} bytes")

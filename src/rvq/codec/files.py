@@ -201,8 +201,8 @@ def _create_audio(path: Path, header: Header) -> soundfile.SoundFile:
             format=_FORMATS[ending],
             subtype="OPUS" if ending == "OPUS" else None,
         )
-    except soundfile.LibsndfileError as error:
+    except (ValueError, TypeError, soundfile.LibsndfileError) as error:
         raise InputError(
             f"cannot write {path.suffix} at {header.sample_rate} Hz with {header.channels} "
-            f"channels; choose .wav ({error.error_string.rstrip('.')})"
+            f"channels; choose .wav ({error})"
         ) from None
