@@ -7,9 +7,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import soundfile
 
 import rvq
+from rvq.codec.files import read_audio
 
 REPOSITORY = Path(__file__).parents[1]
 CLIP = REPOSITORY / "tests" / "data" / "english_24khz.ogg"
@@ -24,8 +24,7 @@ def spectrogram(axis: plt.Axes, audio: np.ndarray, sample_rate: int, title: str)
 
 def main() -> None:
     """Write `docs/codes.png`."""
-    samples, sample_rate = soundfile.read(CLIP, dtype="float32", always_2d=True)
-    audio = np.ascontiguousarray(samples.T)
+    audio, sample_rate = read_audio(CLIP)
     codec = rvq.Codec.load()
     figure, axes = plt.subplots(5, 1, figsize=(9, 9), sharex=True, layout="constrained")
     spectrogram(axes[0], audio[0], sample_rate, "recording, 384 kbps")
@@ -36,7 +35,7 @@ def main() -> None:
         aspect="auto",
         interpolation="nearest",
         cmap="twilight",
-        extent=(0, codes.indices.shape[1] * duration / (audio.shape[1] / 320), 16.5, 0.5),
+        extent=(0, codes.indices.shape[1] / codec.runtime.frame_rate, 16.5, 0.5),
     )
     axes[1].set(ylabel="codebook", yticks=[1, 4, 8, 12, 16])
     axes[1].set_title("its codes: 75 frames a second, up to 16 × 10 bits", loc="left", fontsize=10)

@@ -1,5 +1,7 @@
 """The quantizer layer against plain references."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,7 +112,7 @@ def test_commitment_agrees_with_plain_autograd(n_codebooks):
 
 def test_commitment_of_dropped_codebooks_is_not_felt():
     torch.manual_seed(1)
-    layer = trained(QuantizerConfig(**{**vars(SMALL), "dropout": 1.0}))
+    layer = trained(replace(SMALL, dropout=1.0))
     before = layer.codebooks().clone()
     x = latents(9).requires_grad_()
     quantized = layer(x)
@@ -151,7 +153,7 @@ def test_dropout_takes_its_share_of_the_items(dropout):
 
 
 def test_a_training_step_moves_every_codebook_by_its_own_residuals():
-    layer = trained(QuantizerConfig(**{**vars(SMALL), "dropout": 0.0}))
+    layer = trained(replace(SMALL, dropout=0.0))
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     x = latents(9)
     residual = x.reshape(-1, 6)
@@ -171,7 +173,7 @@ def test_a_training_step_moves_every_codebook_by_its_own_residuals():
 
 
 def test_the_layer_looks_for_dead_codewords_every_few_steps():
-    layer = trained(QuantizerConfig(**{**vars(SMALL), "dropout": 0.0, "restart_every": 5}))
+    layer = trained(replace(SMALL, dropout=0.0, restart_every=5))
     stage = layer.stages[1]
     alive = []
     for step in range(10):
@@ -185,7 +187,7 @@ def test_the_layer_looks_for_dead_codewords_every_few_steps():
 
 
 def test_codewords_move_by_exponential_averages():
-    config = QuantizerConfig(**{**vars(SMALL), "decay": 0.9})
+    config = replace(SMALL, decay=0.9)
     stage = VectorQuantizer(config)
     start = torch.randn(16, 6)
     stage.initialise(start, n_vectors=160)

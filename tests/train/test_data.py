@@ -82,11 +82,9 @@ def test_near_silence_is_amplified_by_30_db_at_most():
     np.testing.assert_allclose(np.abs(quiet.batch(0)), 3 / 32768 * 30, rtol=1e-5)
 
 
-def test_both_polarities_come(packed):
-    signs = [
-        np.sign(Crops([tone(9_000)], batch_size=8, n_samples=9).batch(i)[:, 0]) for i in (0, 1)
-    ]
-    assert set(np.concatenate(signs)) == {-1, 1}
+def test_both_polarities_come():
+    batch = Crops([tone(9_000)], batch_size=16, n_samples=9).batch(0)
+    assert set(np.sign(batch[:, 0])) == {-1, 1}
 
 
 def test_mixing_adds_a_crop_up_to_15_db_weaker():
@@ -95,10 +93,8 @@ def test_mixing_adds_a_crop_up_to_15_db_weaker():
     sources = [Source(str(i), tone, 1.0) for i, tone in enumerate(tones)]
     levels = []
     for probability in (0, 1):
-        batch = Crops(sources, batch_size=100, n_samples=2_400, mix_probability=probability).batch(
-            0
-        )
-        spectrum = np.abs(np.fft.rfft(batch * np.hanning(2_400)))[:, [100, 500]]
+        source = Crops(sources, batch_size=100, n_samples=2_400, mix_probability=probability)
+        spectrum = np.abs(np.fft.rfft(source.batch(0) * np.hanning(2_400)))[:, [100, 500]]
         levels.append(20 * np.log10(spectrum.min(1) / spectrum.max(1)))
     assert levels[0].max() < -60
     both = levels[1][levels[1] > -60]  # the others drew the same source twice

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -282,8 +283,7 @@ def test_training_learns(packed, tmp_path, precision):
         warmup_vectors=4_400,
         init_vectors=440,
     )
-    object.__setattr__(settings, "precision", precision)
-    trainer = Trainer(settings, [packed], tmp_path, "cpu")
+    trainer = Trainer(replace(settings, precision=precision), [packed], tmp_path, "cpu")
     losses = []
     for _ in range(400):
         logs = trainer.train_step(torch.from_numpy(trainer.crops.batch(trainer.step)))

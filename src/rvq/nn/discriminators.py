@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from rvq.errors import InputError
 from rvq.nn import stft
 
 
@@ -25,8 +24,7 @@ class DiscriminatorConfig:
     channels: int = 24
 
     def __post_init__(self) -> None:
-        if any(n < 4 or n % 4 for n in self.n_ffts):
-            raise InputError(f"n_ffts must be multiples of 4, got {list(self.n_ffts)}")
+        stft.check_windows(self.n_ffts)
 
 
 class STFTDiscriminator(nn.Module):

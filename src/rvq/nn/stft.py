@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rvq.errors import InputError
+
 
 def _frames(audio: Tensor, n_fft: int, hop: int) -> Tensor:
     """Overlapping views, `[batch, n_samples]` -> `[batch, n_frames, n_fft]`."""
@@ -88,6 +90,16 @@ def synthesise(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
     The result has `(n_frames - 1) * hop + n_fft` samples.
     """
     return _Synthesis.apply(real, imag, window, hop)
+
+
+def check_windows(n_ffts: tuple[int, ...]) -> None:
+    """Refuse window lengths that `centred` cannot hop through by quarters.
+
+    Raises:
+        InputError: one of them is no multiple of 4.
+    """
+    if any(n < 4 or n % 4 for n in n_ffts):
+        raise InputError(f"n_ffts must be multiples of 4, got {list(n_ffts)}")
 
 
 def centred(audio: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_type_hints
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from rvq.errors import InputError
+from rvq.nn import stft
 from rvq.nn.discriminators import DiscriminatorConfig
 from rvq.nn.model import CONFIGS, CodecConfig
 from rvq.nn.quantizer import Share
@@ -53,8 +54,7 @@ class LossConfig:
     n_mels: tuple[int, ...] = (128, 64, 16)
 
     def __post_init__(self) -> None:
-        if any(n < 4 or n % 4 for n in self.n_ffts):
-            raise InputError(f"n_ffts must be multiples of 4, got {list(self.n_ffts)}")
+        stft.check_windows(self.n_ffts)
         if len(self.n_ffts) != len(self.n_mels):
             raise InputError(
                 f"n_mels must have one value per n_ffts: {len(self.n_ffts)}, got {len(self.n_mels)}"
