@@ -8,14 +8,28 @@ from rvq import errors
 if TYPE_CHECKING:
     from rvq.bitstream.codes import Codes
     from rvq.codec.codec import Codec
+    from rvq.quantize.index import Index
+    from rvq.quantize.product import ProductQuantizer, ScalarQuantizer
     from rvq.quantize.residual import ResidualQuantizer
 
 __version__ = "0.1.0"
-__all__ = ["Codec", "Codes", "ResidualQuantizer", "__version__", "errors"]
+__all__ = [
+    "Codec",
+    "Codes",
+    "Index",
+    "ProductQuantizer",
+    "ResidualQuantizer",
+    "ScalarQuantizer",
+    "__version__",
+    "errors",
+]
 
 # Resolved on first use, so that `import rvq` stays fast whatever the parts cost to import.
 _HOME = {
     "ResidualQuantizer": "rvq.quantize.residual",
+    "ProductQuantizer": "rvq.quantize.product",
+    "ScalarQuantizer": "rvq.quantize.product",
+    "Index": "rvq.quantize.index",
     "Codes": "rvq.bitstream.codes",
     "Codec": "rvq.codec.codec",
 }

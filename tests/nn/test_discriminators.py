@@ -26,7 +26,7 @@ def test_first_layer_sees_compressed_spectra(discriminator, speech):
     for n_fft, parts in seen.items():
         window = torch.hann_window(n_fft)
         spectrum = torch.stft(
-            audio, n_fft, n_fft // 4, window=window, pad_mode="constant", return_complex=True
+            audio, n_fft, n_fft // 2, window=window, pad_mode="constant", return_complex=True
         ).transpose(1, 2) * (2 / n_fft**0.5)
         magnitude = (spectrum.abs().square() + 1e-6).sqrt()
         expected = spectrum * magnitude**-0.6

@@ -5,6 +5,7 @@ from scipy.cluster.vq import kmeans2
 import rvq
 from rvq.errors import InputError, ModelError
 from rvq.quantize.kmeans import kmeans
+from rvq.quantize.refine import refine, solve
 
 
 def frames(n, seed=0, dim=16):
@@ -67,6 +68,8 @@ def test_save_and_load(fitted, tmp_path):
     fitted.save(tmp_path / "q.safetensors")
     loaded = rvq.ResidualQuantizer.load(tmp_path / "q.safetensors")
     np.testing.assert_array_equal(loaded.codebooks_, fitted.codebooks_)
+    np.testing.assert_array_equal(loaded.counts_, fitted.counts_)
+    assert loaded.get_params() == fitted.get_params()
     assert [p.name for p in tmp_path.iterdir()] == ["q.safetensors"]
 
 
@@ -80,6 +83,16 @@ def test_damaged_and_missing_files(fitted, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ModelError):
             rvq.ResidualQuantizer.load(path)
+
+
+def test_files_of_the_first_version_still_load(fitted, tmp_path):
+    from safetensors.numpy import save
+
+    metadata = {"format": "rvq.ResidualQuantizer/1", "settings": '{"beam_size": 3, "seed": 7}'}
+    (tmp_path / "old").write_bytes(save({"codebooks": fitted.codebooks_}, metadata=metadata))
+    loaded = rvq.ResidualQuantizer.load(tmp_path / "old")
+    np.testing.assert_array_equal(loaded.codebooks_, fitted.codebooks_)
+    assert (loaded.beam_size, loaded.seed) == (3, 7)
 
 
 def test_no_codeword_is_dead_although_most_vectors_coincide():
@@ -126,3 +139,184 @@ def test_bad_settings_and_order():
         rvq.ResidualQuantizer().encode(frames(3))
     with pytest.raises(InputError, match="too few"):
         rvq.ResidualQuantizer(codebook_size=64).fit(frames(10))
+    for settings in ({"refine_for": "some"}, {"threads": -1}, {"beam_size": True}):
+        with pytest.raises(InputError, match=next(iter(settings))):
+            rvq.ResidualQuantizer(**settings)
+
+
+# -- refinement, rates, batches ------------------------------------------------------------------
+
+
+def fit(**settings):
+    settings = {"n_codebooks": 4, "codebook_size": 32, "beam_size": 4, **settings}
+    return rvq.ResidualQuantizer(**settings).fit(frames(6000))
+
+
+def test_refinement_lowers_the_error_on_unseen_vectors():
+    unseen = frames(4000, seed=9)
+    plain, full = fit(), fit(refinement_rounds=6, refine_for="full")
+    assert full.reconstruction_error(unseen)[-1] < 0.98 * plain.reconstruction_error(unseen)[-1]
+
+
+def test_refinement_for_prefixes_keeps_lower_bitrates():
+    unseen = frames(4000, seed=9)
+    plain, prefixes = fit(), fit(refinement_rounds=6)
+    ratio = prefixes.reconstruction_error(unseen) / plain.reconstruction_error(unseen)
+    assert (ratio < 1.005).all()
+    assert ratio[-1] < 0.995
+
+
+@pytest.mark.parametrize("weights", [[0, 0, 1], [3, 2, 1]])
+def test_every_round_of_refinement_lowers_the_training_error(weights):
+    x = frames(3000)
+    start = rvq.ResidualQuantizer(n_codebooks=3, codebook_size=16).fit(x).codebooks_
+    done = []
+    refined = refine(
+        x,
+        start,
+        n_rounds=5,
+        beam_size=4,
+        prefix_weights=weights,
+        progress=lambda *step: done.append(step),
+    )
+    assert len(refined.errors) > 2
+    assert refined.errors == sorted(refined.errors, reverse=True)
+    assert done == [(i + 1, 5) for i in range(len(refined.errors) - 1)]
+
+
+def test_solving_for_codewords_agrees_with_least_squares():
+    x = frames(500).astype(np.float64)
+    random = np.random.default_rng(0)
+    codes = random.integers(8, size=(500, 3))
+    weights = np.array([0.2, 0.3, 0.5])
+    start = np.zeros((3, 8, 16), np.float32)
+    solved = solve(x.astype(np.float32), codes, start, weights, 1e-9)
+    one_hot = np.zeros((500, 3, 8))
+    for stage in range(3):
+        one_hot[np.arange(500), stage, codes[:, stage]] = 1
+    rows = []
+    for n, weight in enumerate(weights):  # one block of equations for every prefix
+        prefix = one_hot * (np.arange(3) <= n)[:, None] * weight**0.5
+        rows.append(prefix.reshape(500, -1))
+    right = np.concatenate([x * weight**0.5 for weight in weights])
+    expected, *_ = np.linalg.lstsq(np.concatenate(rows), right, rcond=None)
+    design = np.concatenate(rows)
+    np.testing.assert_allclose(
+        design @ solved.reshape(24, 16), design @ expected, atol=1e-4 * np.abs(x).max()
+    )
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_lagrangian_trades_error_for_bits(beam_size):
+    # Clustered vectors: some codewords are far more frequent than others.
+    random = np.random.default_rng(0)
+    x = frames(6000) * random.choice([0.05, 1], size=(6000, 1), p=[0.7, 0.3]).astype(np.float32)
+    quantizer = rvq.ResidualQuantizer(n_codebooks=3, codebook_size=32, beam_size=beam_size).fit(x)
+    bits = quantizer.bits()
+    rates, errors = [], []
+    for lagrangian in (0.0, 0.2, 2.0):
+        codes = quantizer.encode(x, lagrangian=lagrangian)
+        rates.append(bits[np.arange(3), codes].sum(1).mean())
+        errors.append(np.square(x - quantizer.decode(codes)).sum(1).mean())
+    assert rates == sorted(rates, reverse=True)
+    assert rates[2] < 0.9 * rates[0]
+    assert errors == sorted(errors)
+    for rate, error in zip(rates, errors, strict=True):  # best by its own measure
+        assert errors[1] + 0.2 * rates[1] <= error + 0.2 * rate + (0.02 if beam_size > 1 else 0.05)
+
+
+def test_bad_lagrangian(fitted):
+    for bad in (-1.0, np.nan, np.inf):
+        with pytest.raises(InputError, match="lagrangian"):
+            fitted.encode(frames(3), lagrangian=bad)
+
+
+def test_batches_learn_nearly_what_all_vectors_at_once_teach():
+    x, unseen = frames(20_000), frames(4000, seed=9)
+    whole = rvq.ResidualQuantizer(n_codebooks=3, codebook_size=32).fit(x)
+    parts = rvq.ResidualQuantizer(n_codebooks=3, codebook_size=32)
+    parts.partial_fit(x[:500])
+    first = parts.score(unseen)
+    for start in range(500, 20_000, 500):
+        parts.partial_fit(x[start : start + 500])
+    assert first < parts.score(unseen)
+    assert parts.score(unseen) > whole.score(unseen) - 0.02
+    assert parts.counts_.sum(1).min() > 15_000
+
+
+def test_batches_revive_codewords_that_nothing_uses():
+    x = frames(4000)
+    quantizer = rvq.ResidualQuantizer.from_codebooks(np.full((1, 32, 16), 1e3, np.float32))
+    quantizer.codebooks_[0, 0] = 0
+    for start in range(0, 4000, 400):
+        quantizer.partial_fit(x[start : start + 400])
+    assert len(np.unique(quantizer.encode(x))) > 24
+
+
+def test_warm_start_goes_on(fitted):
+    x = frames(4000)
+    again = rvq.ResidualQuantizer(n_codebooks=4, codebook_size=64, n_iterations=0)
+    again.codebooks_ = fitted.codebooks_
+    again.fit(x, warm_start=True)
+    np.testing.assert_array_equal(again.codebooks_, fitted.codebooks_)
+    with pytest.raises(InputError, match="16"):
+        again.fit(frames(4000, dim=8), warm_start=True)
+
+
+def test_progress_is_reported():
+    done = []
+    rvq.ResidualQuantizer(n_codebooks=3, codebook_size=8).fit(
+        frames(200), progress=lambda *step: done.append(step)
+    )
+    assert done == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_threads_do_not_change_what_is_learned():
+    one, two = fit(n_codebooks=2), fit(n_codebooks=2, threads=2)
+    np.testing.assert_array_equal(one.codebooks_, two.codebooks_)
+
+
+# -- what may be passed ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["float16", "float64", "list"])
+def test_other_kinds_of_floats(fitted, kind):
+    x = frames(50)
+    given = x.tolist() if kind == "list" else x.astype(kind)
+    expected = fitted.encode(np.asarray(given, np.float32))
+    np.testing.assert_array_equal(fitted.encode(given), expected)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+def test_torch_tensors(fitted, kind):
+    torch = pytest.importorskip("torch")
+    x = torch.from_numpy(frames(50)).to(getattr(torch, kind)).requires_grad_()
+    codes = fitted.encode(x)
+    np.testing.assert_array_equal(codes, fitted.encode(x.detach().float().numpy()))
+    np.testing.assert_array_equal(fitted.decode(torch.from_numpy(codes)), fitted.decode(codes))
+
+
+def test_parameters_follow_scikit_learn(fitted):
+    parameters = fitted.get_params()
+    assert rvq.ResidualQuantizer(**parameters).get_params() == parameters
+    other = rvq.ResidualQuantizer().set_params(beam_size=3, seed=2)
+    assert (other.beam_size, other.seed) == (3, 2)
+    for bad in ({"beam": 3}, {"beam_size": 0}):
+        with pytest.raises(InputError):
+            other.set_params(**bad)
+    assert "beam_size=3" in repr(other)
+
+
+def test_scikit_learn_accepts_it():
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import make_pipeline
+
+    quantizer = rvq.ResidualQuantizer(n_codebooks=3, codebook_size=16)
+    copy = clone(quantizer)
+    assert copy.get_params() == quantizer.get_params()
+    pipeline = make_pipeline(PCA(4), quantizer)
+    codes = pipeline.fit_transform(frames(300))
+    assert codes.shape == (300, 3)
+    assert pipeline.inverse_transform(codes).shape == (300, 16)

@@ -1,4 +1,4 @@
-"""Runs an exported model: short-time transforms in numpy, the networks in ONNX Runtime."""
+"""Runs an exported model: lapped transforms in numpy, the networks in ONNX Runtime."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ from rvq.errors import ModelError
 
 Floats = npt.NDArray[np.float32]
 
-FORMAT = 1
-"""Newest format of model folders that this runtime loads."""
+FORMAT = 2
+"""Format of the model folders that this runtime loads."""
 
 
 @dataclass
@@ -22,9 +22,9 @@ class State:
     """What a network remembers between calls.
 
     Attributes:
-        samples: encoder: the past samples of the next window; decoder: sums that later frames
-            complete. `[channels, window_length - hop_length]`.
-        network: past frames of the convolutions, `[channels, n_blocks, kernel_size - 1, width]`.
+        samples: encoder: the last hop, first half of the next window; decoder: second half of the
+            last window, which the next frame completes. `[channels, hop_length]`.
+        network: what the network remembers of past frames, `[channels, any]`.
     """
 
     samples: Floats
@@ -48,14 +48,9 @@ class Runtime:
         self.hash: str = card["hash"]
         self.sample_rate: int = card["sample_rate"]
         self.hop_length: int = card["hop_length"]
-        self.window_length: int = card["window_length"]
-        self._state_shapes = {k: tuple(card[f"{k}_state"]) for k in ("encoder", "decoder")}
-        window = np.hanning(self.window_length + 1)[:-1]
-        # Least-squares overlap-add (Griffin & Lim 1984).
-        hops = np.square(window).reshape(-1, self.hop_length)
-        gain = np.tile(hops.sum(axis=0), len(hops))
-        self._window = window.astype(np.float32)
-        self._synthesis = (window / gain).astype(np.float32)
+        self.delay: int = card["delay"]
+        self._state_sizes = {part: int(card[f"{part}_state"]) for part in ("encoder", "decoder")}
+        self._basis = lapped_basis(self.hop_length)
         from safetensors.numpy import load
 
         data = {}
@@ -90,42 +85,49 @@ class Runtime:
         return self.sample_rate / self.hop_length
 
     @property
-    def overlap(self) -> int:
-        """Frames by which the decoder's output is late."""
-        return self.window_length // self.hop_length - 1
+    def latency(self) -> float:
+        """Algorithmic latency in seconds: from a sample's arrival to the same sample's output."""
+        return (1 + self.delay) * self.hop_length / self.sample_rate
 
     def start(self, part: str, channels: int) -> State:
         """State of the `encoder` or `decoder` before the first frame."""
         return State(
-            np.zeros((channels, self.overlap * self.hop_length), np.float32),
-            np.zeros((channels, *self._state_shapes[part]), np.float32),
+            np.zeros((channels, self.hop_length), np.float32),
+            np.zeros((channels, self._state_sizes[part]), np.float32),
         )
 
     def encode(self, audio: Floats, state: State) -> Floats:
         """Audio `[channels, n_frames * hop_length]` -> latents `[channels, n_frames, dim]`."""
+        hop = self.hop_length
         samples = np.concatenate([state.samples, audio], axis=1)
-        state.samples = samples[:, samples.shape[1] - self.overlap * self.hop_length :]
-        windows = np.lib.stride_tricks.sliding_window_view(samples, self.window_length, axis=1)
-        spectrum = np.fft.rfft(windows[:, :: self.hop_length] * self._window)
-        feeds = {"real": spectrum.real, "imag": spectrum.imag, "state": state.network}
-        feeds = {name: np.ascontiguousarray(x, np.float32) for name, x in feeds.items()}
+        state.samples = samples[:, samples.shape[1] - hop :]
+        windows = np.lib.stride_tricks.sliding_window_view(samples, 2 * hop, axis=1)[:, ::hop]
+        cosine, sine = np.split(windows @ self._basis, 2, axis=-1)
+        feeds = {
+            "cosine": np.ascontiguousarray(cosine),
+            "sine": np.ascontiguousarray(sine),
+            "state": state.network,
+        }
         latents, state.network = self._encoder.run(["latents", "next_state"], feeds)
         return latents
 
     def decode(self, latents: Floats, state: State) -> Floats:
-        """Latents -> audio `[channels, n_frames * hop_length]`, late by `overlap` hops."""
+        """Latents -> audio `[channels, n_frames * hop_length]`, late by `delay` hops."""
         feeds = {"latents": latents, "state": state.network}
-        real, imag, state.network = self._decoder.run(["real", "imag", "next_state"], feeds)
-        frames = np.fft.irfft(real + 1j * imag, n=self.window_length).astype(np.float32)
-        frames *= self._synthesis
-        channels, n_frames, _ = frames.shape
-        hops = np.zeros((channels, n_frames + self.overlap, self.hop_length), np.float32)
-        hops[:, : self.overlap] = state.samples.reshape(channels, self.overlap, -1)
-        for i in range(self.overlap + 1):
-            start = i * self.hop_length
-            hops[:, i : i + n_frames] += frames[:, :, start : start + self.hop_length]
-        state.samples = hops[:, n_frames:].reshape(channels, -1)
-        return hops[:, :n_frames].reshape(channels, -1)
+        coefficients, state.network = self._decoder.run(["coefficients", "next_state"], feeds)
+        frames = coefficients @ self._basis[:, : self.hop_length].T
+        first, second = np.split(frames, 2, axis=-1)
+        completed = np.concatenate([state.samples[:, None], second], axis=1)
+        state.samples = completed[:, -1]
+        return (first + completed[:, :-1]).reshape(len(latents), -1)
+
+
+def lapped_basis(hop: int) -> Floats:
+    """MDCT and MDST with a sine window as one matrix, `[2 * hop, 2 * hop]`, cosines first."""
+    n = np.arange(2 * hop)[:, None] + 0.5
+    angle = np.pi / hop * (n + hop / 2) * (np.arange(hop) + 0.5)
+    window = np.sin(np.pi * n / (2 * hop)) * np.sqrt(2 / hop)
+    return np.hstack([window * np.cos(angle), window * np.sin(angle)]).astype(np.float32)
 
 
 def _read_card(folder: Path) -> dict:
@@ -137,4 +139,6 @@ def _read_card(folder: Path) -> dict:
         raise ModelError(f"the card of model {folder} is damaged; install it again") from None
     if card.get("format", 0) > FORMAT:
         raise ModelError(f"model {folder} needs a newer rvq; upgrade to use it")
+    if card.get("format", 0) < FORMAT:
+        raise ModelError(f"model {folder} is from an older rvq; export it again from its checkpoint")
     return card

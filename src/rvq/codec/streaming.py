@@ -9,7 +9,7 @@ import numpy.typing as npt
 import soxr
 
 from rvq.codec.runtime import Runtime
-from rvq.quantize.search import search
+from rvq.quantize.search import Search, decode
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ class StreamEncoder:
         self, runtime: Runtime, *, channels: int, sample_rate: int, n_codebooks: int
     ) -> None:
         self._runtime = runtime
-        self._codebooks = runtime.codebooks[:n_codebooks]
+        self._search = Search(runtime.codebooks[:n_codebooks])
         self._resampler = _Resampler(sample_rate, runtime.sample_rate, channels)
         self._state = runtime.start("encoder", channels)
         self._pending = np.empty((channels, 0), np.float32)
@@ -65,17 +65,17 @@ class StreamEncoder:
         rest = self._resampler.push(np.empty((channels, 0), np.float32), last=True)
         pending = np.concatenate([self._pending, rest], axis=1)
         hop = self._runtime.hop_length
-        n_frames = -(-pending.shape[1] // hop) + self._runtime.overlap
+        n_frames = -(-pending.shape[1] // hop) + self._runtime.delay
         pending = np.pad(pending, ((0, 0), (0, n_frames * hop - pending.shape[1])))
         return self._encode(pending)
 
     def _encode(self, audio: Floats) -> Indices:
         channels, hop = len(audio), self._runtime.hop_length
-        parts = [np.empty((channels, 0, len(self._codebooks)), np.int64)]
+        parts = [np.empty((channels, 0, len(self._search.books.codebooks)), np.int64)]
         for start in range(0, audio.shape[1], STRETCH * hop):
             stretch = audio[:, start : start + STRETCH * hop]
             latents = self._runtime.encode(stretch, self._state)
-            codes = search(latents.reshape(-1, latents.shape[2]), self._codebooks).codes
+            codes = self._search(latents.reshape(-1, latents.shape[2])).codes
             parts.append(codes.reshape(*latents.shape[:2], -1))
         return np.concatenate(parts, axis=1)
 
@@ -93,14 +93,13 @@ class StreamDecoder:
         self._runtime = runtime
         self._resampler = _Resampler(runtime.sample_rate, sample_rate, channels)
         self._state = runtime.start("decoder", channels)
-        self._late = runtime.overlap * runtime.hop_length
+        self._late = runtime.delay * runtime.hop_length
 
     def push(self, indices: Indices) -> Floats:
         """Codes `[channels, n_frames, any prefix]` -> the samples now complete."""
-        latents = np.zeros((*indices.shape[:2], self._runtime.codebooks.shape[2]), np.float32)
-        for stage in range(indices.shape[2]):
-            latents += self._runtime.codebooks[stage][indices[:, :, stage]]
-        return self._resampler.push(self._decode(latents))
+        channels, n_frames, used = indices.shape
+        latents = decode(indices.reshape(-1, used), self._runtime.codebooks)
+        return self._resampler.push(self._decode(latents.reshape(channels, n_frames, -1)))
 
     def skip(self, n_frames: int) -> Floats:
         """Silence in place of lost frames; the network goes on from neutral latents."""

@@ -15,8 +15,8 @@ class DiscriminatorConfig:
     """Shape of a multi-scale STFT discriminator.
 
     Attributes:
-        n_ffts: window lengths in samples, multiples of 4, one discriminator each; hops are a
-            quarter of it.
+        n_ffts: window lengths in samples, multiples of 4, one discriminator each; hops are half
+            of it.
         channels: channels of the hidden layers.
     """
 
@@ -30,7 +30,7 @@ class DiscriminatorConfig:
 class STFTDiscriminator(nn.Module):
     """2-D convolutions over one complex spectrogram, as in EnCodec (Défossez et al. 2022).
 
-    Unlike EnCodec's it halves the frequency axis early and sees compressed magnitudes: a tenth of
+    Unlike EnCodec's it halves both axes early and sees compressed magnitudes: a few percent of
     the arithmetic, and quiet high frequencies weigh as they sound.
     """
 
@@ -42,8 +42,8 @@ class STFTDiscriminator(nn.Module):
         self.register_buffer("window", window, persistent=False)
         shapes = [  # inputs, outputs, kernel, stride over (time, frequency)
             (2, channels, (3, 9), (1, 4)),
-            (channels, channels, (3, 5), (1, 2)),
-            (channels, 2 * channels, (3, 5), (1, 2)),
+            (channels, channels, (3, 5), (2, 2)),
+            (channels, 2 * channels, (3, 5), (2, 2)),
             (2 * channels, 2 * channels, (3, 5), (1, 2)),
         ]
         self.layers = nn.ModuleList(
@@ -53,15 +53,18 @@ class STFTDiscriminator(nn.Module):
         self.judge = weight_norm(nn.Conv2d(2 * channels, 1, (3, 3), padding=(1, 1)))
 
     def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Audio `[batch, n_samples]` -> judgement per patch, and the features that led to it."""
-        x = torch.stack(stft.centred(audio, self.window), dim=1)
+        """Audio `[batch, n_samples]` -> judgement per patch, and the features that led to it.
+
+        Without those of the first layer: they are the largest, and nearly the spectrum itself.
+        """
+        x = torch.stack(stft.centred(audio, self.window, overlap=2), dim=1)
         x = x * (x.square().sum(1, keepdim=True) + 1e-6).pow(-0.3)
         x = x.contiguous(memory_format=torch.channels_last)
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
-        return self.judge(x), features
+        return self.judge(x), features[1:]
 
 
 class MultiScaleSTFTDiscriminator(nn.Module):

@@ -18,7 +18,7 @@ from torch import nn
 
 from rvq.nn.model import CodecModel
 
-FORMAT = 1
+FORMAT = 2
 """Of the model folder; raised when an older runtime could not load it."""
 
 
@@ -33,14 +33,14 @@ def export(model: CodecModel, folder: Path, *, name: str, facts: dict[str, objec
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = model.config.network
-    frames = torch.zeros(1, 4, network.n_bins)
+    frames = torch.zeros(1, 4, network.hop_length)
     latents = torch.zeros(1, 4, network.dim)
-    encoder_state = model.encoder.stack.start(frames)
-    decoder_state = model.decoder.stack.start(latents)
+    encoder_state = torch.zeros(1, model.encoder.state_size)
+    decoder_state = torch.zeros(1, model.decoder.state_size)
     _export_network(
         model.encoder,
         (frames, frames + 1, encoder_state),
-        inputs=["real", "imag", "state"],
+        inputs=["cosine", "sine", "state"],
         outputs=["latents", "next_state"],
         path=folder / "encoder.onnx",
     )
@@ -48,7 +48,7 @@ def export(model: CodecModel, folder: Path, *, name: str, facts: dict[str, objec
         model.decoder,
         (latents, decoder_state),
         inputs=["latents", "state"],
-        outputs=["real", "imag", "next_state"],
+        outputs=["coefficients", "next_state"],
         path=folder / "decoder.onnx",
     )
     codebooks = model.quantizer.codebooks().numpy().astype(np.float16)
@@ -63,11 +63,11 @@ def export(model: CodecModel, folder: Path, *, name: str, facts: dict[str, objec
         "hash": digest.hexdigest(),
         "sample_rate": network.sample_rate,
         "hop_length": network.hop_length,
-        "window_length": network.window_length,
+        "delay": network.delay,
         "n_codebooks": model.config.quantizer.n_codebooks,
         "codebook_size": model.config.quantizer.codebook_size,
-        "encoder_state": list(model.encoder.stack.state_shape),
-        "decoder_state": list(model.decoder.stack.state_shape),
+        "encoder_state": model.encoder.state_size,
+        "decoder_state": model.decoder.state_size,
         "training": facts,
     }
     (folder / "model.json").write_text(json.dumps(card, indent=1) + "\n")

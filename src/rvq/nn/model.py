@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rvq.errors import InputError
 from rvq.nn.quantizer import Quantized, QuantizerConfig, ResidualVectorQuantizer
-from rvq.nn.spectral import ShortTimeTransform, SpectralConfig, SpectralDecoder, SpectralEncoder
+from rvq.nn.spectral import (
+    LappedTransform,
+    SpectralConfig,
+    SpectralDecoder,
+    SpectralEncoder,
+    compand,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,10 @@ class CodecConfig:
             )
 
 
-CONFIGS = {"spectral_24khz": CodecConfig()}
+CONFIGS = {
+    # The linear start makes latents that k-means can learn from at once.
+    "spectral_24khz": CodecConfig(quantizer=QuantizerConfig(warmup_vectors=0, balance=0.1)),
+}
 """Named configurations, for training files and `CodecModel.from_name`."""
 
 
@@ -39,7 +49,7 @@ class CodecModel(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
-        self.transform = ShortTimeTransform(config.network)
+        self.transform = LappedTransform(config.network)
         self.encoder = SpectralEncoder(config.network)
         self.quantizer = ResidualVectorQuantizer(config.quantizer)
         self.decoder = SpectralDecoder(config.network)
@@ -51,23 +61,47 @@ class CodecModel(nn.Module):
             raise InputError(f"no configuration {name!r}; choose one of {', '.join(CONFIGS)}")
         return cls(CONFIGS[name])
 
+    @torch.no_grad()
+    def start_linear(self, audio: Tensor) -> None:
+        """Make the linear paths the principal components of companded coefficients.
+
+        With them alone the untrained model is the best linear transform codec of its latents'
+        dimension for recordings like these.
+
+        Args:
+            audio: examples of what the model is for, `[batch, n_samples]`, minutes of them.
+        """
+        network = self.config.network
+        hops = audio[:, : audio.shape[1] // network.hop_length * network.hop_length]
+        cosine, _ = self.transform.analyse(hops)
+        x = compand(cosine, network.companding).flatten(0, 1).double()
+        _, components = torch.linalg.eigh(x.T @ x)  # in ascending order
+        components = components.flip(1)[:, : network.dim]
+        scale = (x @ components).square().mean().sqrt()  # latents of unit variance
+        self.encoder.linear.weight.copy_(components.T / scale)
+        self.decoder.linear.weight.copy_(components * scale)
+
     def encode(self, audio: Tensor) -> Tensor:
         """Audio `[batch, n_samples]` -> latents `[batch, n_frames, dim]`.
 
         The end is padded with as many hops as the decoder needs to complete the last sample.
         """
         hop = self.config.network.hop_length
-        n_hops = -(-audio.shape[1] // hop) + self.config.network.overlap
+        n_hops = -(-audio.shape[1] // hop) + self.config.network.delay
         audio = F.pad(audio, (0, n_hops * hop - audio.shape[1]))
-        real, imag = self.transform.analyse(audio)
-        latents, _ = self.encoder(real, imag, self.encoder.stack.start(real))
-        return latents
+        with torch.autocast(audio.device.type, enabled=False):
+            cosine, sine = self.transform.analyse(audio)
+        start = cosine.new_zeros(len(audio), self.encoder.state_size)
+        return self.encoder(cosine, sine, start)[0]
 
     def decode(self, latents: Tensor, n_samples: int) -> Tensor:
         """Latents -> audio `[batch, n_samples]`, aligned with what was encoded."""
-        real, imag, _ = self.decoder(latents, self.decoder.stack.start(latents))
-        late = self.config.network.overlap * self.config.network.hop_length
-        return self.transform.synthesise(real, imag)[:, late : late + n_samples]
+        start = latents.new_zeros(len(latents), self.decoder.state_size)
+        coefficients, _ = self.decoder(latents, start)
+        with torch.autocast(latents.device.type, enabled=False):
+            audio = self.transform.synthesise(coefficients)
+        late = self.config.network.delay * self.config.network.hop_length
+        return audio[:, late : late + n_samples]
 
     def forward(self, audio: Tensor, n_codebooks: int | None = None) -> tuple[Tensor, Quantized]:
         """Audio `[batch, n_samples]` -> its reconstruction, and what the quantizer did."""

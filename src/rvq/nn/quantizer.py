@@ -33,6 +33,8 @@ class QuantizerConfig:
         warmup_vectors: training vectors passed through unquantized before k-means sees any; the
             latents of an untrained encoder are nearly all alike and make useless codebooks.
         init_vectors: vectors gathered after the warm-up for the k-means initialisation.
+        balance: how strongly training evens out the use of codewords: of two equally near ones it
+            prefers the one used half as often by this share of the codebook's mean distortion.
         dropout: probability that an item is quantized with a random number of codebooks.
     """
 
@@ -44,6 +46,7 @@ class QuantizerConfig:
     restart_every: PositiveInt = 20
     warmup_vectors: NonNegativeInt = 300_000
     init_vectors: PositiveInt = 30_000
+    balance: Share = 0.0
     dropout: Share = 0.8
 
 
@@ -70,6 +73,7 @@ class VectorQuantizer(nn.Module):
     codebook: Tensor
     counts: Tensor
     sums: Tensor
+    distortion: Tensor
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
@@ -78,11 +82,18 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("codebook", torch.zeros(size, dim))
         self.register_buffer("counts", torch.ones(size))
         self.register_buffer("sums", torch.zeros(size, dim))
+        self.register_buffer("distortion", torch.zeros(()))
 
     def encode(self, x: Tensor) -> Tensor:
         """Index of the nearest codeword of every vector: `[n, dim]` -> `[n]`."""
         # |x - c|^2 is smallest where x.c - |c|^2 / 2 is largest.
-        return (x @ self.codebook.T - self.codebook.square().sum(1) / 2).argmax(1)
+        cost = self.codebook.square().sum(1) / 2
+        if self.training and self.config.balance:
+            # Entropy-constrained search with the sign reversed: popular codewords cost more, their
+            # cells shrink and the others move in, until each is nearest about equally often.
+            share = self.counts * (len(self.counts) / self.counts.sum())
+            cost += share.clamp(min=1 / 8).log2() * (self.config.balance * self.distortion / 2)
+        return (x @ self.codebook.T - cost).argmax(1)
 
     @torch.no_grad()
     def initialise(self, codebook: Tensor, n_vectors: int) -> None:
@@ -99,6 +110,8 @@ class VectorQuantizer(nn.Module):
         self.counts.mul_(decay).add_(counts, alpha=1 - decay)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
         self.sums.mul_(decay).add_(sums, alpha=1 - decay)
+        distortion = (x - self.codebook[codes]).square().sum(1).mean()
+        self.distortion.lerp_(distortion, 1 - decay)
         self.codebook.copy_(self.sums / self.counts.clamp(min=1e-3)[:, None])
 
     @torch.no_grad()

@@ -1,26 +1,28 @@
-"""The default encoder and decoder: ConvNeXt blocks on short-time spectra at the frame rate.
+"""The default encoder and decoder: a learned transform codec that runs at the frame rate.
 
-Every heavy layer is a matrix product over frames, so that the codec trains and runs on a CPU. The
-encoder sees the short-time Fourier transform of the audio, the decoder predicts magnitude and phase
-of every bin and returns by the inverse transform and overlap-add, as in Vocos (Siuzdak 2023); the
-blocks are ConvNeXt's (Liu et al. 2022) with causal depthwise convolutions.
+Both ends are a modified discrete cosine transform (MDCT, Princen & Bradley 1986), critically
+sampled and cheap. Between them and the latents lead two paths whose results are added: a linear one
+from companded coefficients, which starts as their principal components, so that the untrained model
+is already a fair transform codec and waveforms pass from the first step on; and ConvNeXt blocks
+(Liu et al. 2022) with causal depthwise convolutions, whose matrix products over frames learn all
+that a transform cannot: what to spend few bits on, and what to make of them.
 
-Frame t describes the `window_length` samples that end with hop t, for the encoder as for the
-decoder. So hop t of the output is complete once frame t + overlap has arrived, and both algorithmic
-latency and delay follow from `window_length` alone.
+Frame t of the encoder describes hops t - 1 and t. The decoder hears `lookahead` frames more before
+it commits to a frame, and a hop is complete with the frame after it: algorithmic latency and delay
+follow from these two alone.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rvq.errors import InputError
-from rvq.nn import stft
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,21 @@ class SpectralConfig:
 
     Attributes:
         sample_rate: Hz.
-        hop_length: samples per frame.
-        window_length: samples per analysis and synthesis window, even and a multiple of
-            hop_length, at least twice it.
+        hop_length: samples per frame, and coefficients of the transform.
+        lookahead: frames that the decoder hears before it commits to one.
+        companding: exponent that compresses the range of coefficients, in (0, 1].
         width: channels of the blocks.
         hidden: channels inside a block's pointwise layers.
         kernel_size: frames seen by a block's depthwise convolution, all in the past.
         encoder_blocks: blocks of the encoder.
         decoder_blocks: blocks of the decoder.
-        dim: dimension of the latent vectors.
+        dim: dimension of the latent vectors, at most hop_length.
     """
 
     sample_rate: PositiveInt = 24_000
     hop_length: PositiveInt = 320
-    window_length: PositiveInt = 960
+    lookahead: NonNegativeInt = 1
+    companding: Annotated[float, Field(gt=0, le=1)] = 0.6
     width: PositiveInt = 256
     hidden: PositiveInt = 768
     kernel_size: PositiveInt = 7
@@ -53,23 +56,21 @@ class SpectralConfig:
     def __post_init__(self) -> None:
         if self.hop_length < 1:
             raise InputError(f"hop_length must be at least 1, got {self.hop_length}")
-        if self.window_length % self.hop_length or self.window_length < 2 * self.hop_length:
+        if self.dim > self.hop_length:
             raise InputError(
-                f"window_length must be a multiple of hop_length {self.hop_length}, at least "
-                f"twice it; got {self.window_length}"
+                f"dim must be at most hop_length {self.hop_length}, got {self.dim}: the linear "
+                "path has no more components"
             )
-        if self.window_length % 2:
-            raise InputError(f"window_length must be even, got {self.window_length}")
 
     @property
-    def overlap(self) -> int:
-        """Frames after frame t that still contribute to the output of hop t."""
-        return self.window_length // self.hop_length - 1
+    def delay(self) -> int:
+        """Frames from a hop's arrival to its output."""
+        return 1 + self.lookahead
 
     @property
-    def n_bins(self) -> int:
-        """Frequency bins of the transform."""
-        return self.window_length // 2 + 1
+    def latency(self) -> float:
+        """Algorithmic latency in seconds: from a sample's arrival to the same sample's output."""
+        return (1 + self.delay) * self.hop_length / self.sample_rate
 
 
 class _ShiftedProducts(torch.autograd.Function):
@@ -143,105 +144,134 @@ class ConvNeXtStack(nn.Module):
 
     def __init__(self, config: SpectralConfig, n_blocks: int) -> None:
         super().__init__()
-        self.state_shape = (n_blocks, config.kernel_size - 1, config.width)
+        self.shape = (n_blocks, config.kernel_size - 1, config.width)
+        self.state_size = math.prod(self.shape)
         self.blocks = nn.ModuleList(ConvNeXtBlock(config, 1 / n_blocks) for _ in range(n_blocks))
 
-    def start(self, x: Tensor) -> Tensor:
-        """State before the first frame, `[batch, n_blocks, kernel_size - 1, width]`."""
-        return x.new_zeros(x.shape[0], *self.state_shape)
-
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """`[batch, n_frames, width]` and state -> the same."""
+        """`[batch, n_frames, width]` and state `[batch, state_size]` -> the same."""
+        state = state.view(-1, *self.shape)
         pasts = []
         for i, block in enumerate(self.blocks):
             x, past = block(x, state[:, i])
             pasts.append(past)
-        return x, torch.stack(pasts, dim=1)
+        return x, torch.stack(pasts, dim=1).flatten(1)
+
+
+def compand(x: Tensor, exponent: float) -> Tensor:
+    """sign(x) |x|^exponent, made smooth at zero."""
+    return x * (x.square() + 1e-6).pow((exponent - 1) / 2)
 
 
 class SpectralEncoder(nn.Module):
-    """Short-time spectra -> latent vectors."""
-
-    def __init__(self, config: SpectralConfig) -> None:
-        super().__init__()
-        self.embed = nn.Linear(3 * config.n_bins, config.width)
-        self.norm = nn.LayerNorm(config.width)
-        self.stack = ConvNeXtStack(config, config.encoder_blocks)
-        self.final_norm = nn.LayerNorm(config.width)
-        self.project = nn.Linear(config.width, config.dim)
-
-    def forward(self, real: Tensor, imag: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode frames.
-
-        Args:
-            real: real parts of the spectra, `[batch, n_frames, n_bins]`.
-            imag: imaginary parts, the same.
-            state: see `ConvNeXtStack.start`.
-
-        Returns:
-            Latents `[batch, n_frames, dim]`, and the state for the frames that follow.
-        """
-        log_power = (real.square() + imag.square() + 1e-7).log()
-        # Loudness as a logarithm, and the waveform itself with its range compressed to |X|^0.3.
-        compression = torch.exp(-0.35 * log_power)
-        features = torch.cat([log_power * 0.25, real * compression, imag * compression], dim=-1)
-        x, state = self.stack(self.norm(self.embed(features)), state)
-        return self.project(self.final_norm(x)), state
-
-
-class SpectralDecoder(nn.Module):
-    """Latent vectors -> short-time spectra."""
-
-    def __init__(self, config: SpectralConfig) -> None:
-        super().__init__()
-        self.embed = nn.Linear(config.dim, config.width)
-        self.norm = nn.LayerNorm(config.width)
-        self.stack = ConvNeXtStack(config, config.decoder_blocks)
-        self.final_norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, 2 * config.n_bins)
-        with torch.no_grad():  # start quietly: most bins of most frames are far below 1
-            self.head.bias[: config.n_bins] = -2.0
-
-    def forward(self, latents: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode frames.
-
-        Args:
-            latents: `[batch, n_frames, dim]`.
-            state: see `ConvNeXtStack.start`.
-
-        Returns:
-            Real and imaginary parts of the spectra, `[batch, n_frames, n_bins]` each, and the
-            state for the frames that follow.
-        """
-        x, state = self.stack(self.norm(self.embed(latents)), state)
-        log_magnitude, phase = self.head(self.final_norm(x)).chunk(2, dim=-1)
-        magnitude = torch.exp(log_magnitude.clamp(max=6.0))
-        return magnitude * phase.cos(), magnitude * phase.sin(), state
-
-
-class ShortTimeTransform(nn.Module):
-    """Causal short-time Fourier transform and its inverse, for training on whole crops."""
-
-    window: Tensor
-    synthesis: Tensor
+    """Lapped transforms -> latent vectors."""
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
         self.config = config
-        window = torch.hann_window(config.window_length, periodic=True, dtype=torch.float64)
-        # Least-squares overlap-add (Griffin & Lim 1984).
-        gain = window.square().view(-1, config.hop_length).sum(0).repeat(config.overlap + 1)
-        self.register_buffer("window", window.float(), persistent=False)
-        self.register_buffer("synthesis", (window / gain).float(), persistent=False)
+        self.linear = nn.Linear(config.hop_length, config.dim, bias=False)
+        self.embed = nn.Linear(3 * config.hop_length, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.stack = ConvNeXtStack(config, config.encoder_blocks)
+        self.final_norm = nn.LayerNorm(config.width)
+        self.project = nn.Linear(config.width, config.dim)
+        with torch.no_grad():  # the linear path leads at first
+            self.project.weight *= 0.1
+            self.project.bias.zero_()
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that `forward` remembers per item."""
+        return self.stack.state_size
+
+    def forward(self, cosine: Tensor, sine: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode frames.
+
+        Args:
+            cosine: coefficients of the MDCT, `[batch, n_frames, hop_length]`.
+            sine: the same of its quadrature counterpart, the MDST.
+            state: of the frames before, zeros at the start, `[batch, state_size]`.
+
+        Returns:
+            Latents `[batch, n_frames, dim]`, and the state for the frames that follow.
+        """
+        log_power = (cosine.square() + sine.square() + 1e-7).log()
+        # Loudness as a logarithm, and phase with the range of magnitudes compressed to |X|^0.3.
+        compression = torch.exp(-0.35 * log_power)
+        features = torch.cat([log_power * 0.25, cosine * compression, sine * compression], dim=-1)
+        x, state = self.stack(self.norm(self.embed(features)), state)
+        return self.project(self.final_norm(x)) + self.linear(
+            compand(cosine, self.config.companding)
+        ), state
+
+
+class SpectralDecoder(nn.Module):
+    """Latent vectors -> coefficients of the MDCT."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.linear = nn.Linear(config.dim, config.hop_length, bias=False)
+        self.embed = nn.Linear((1 + config.lookahead) * config.dim, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.stack = ConvNeXtStack(config, config.decoder_blocks)
+        self.final_norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, 2 * config.hop_length)
+        with torch.no_grad():
+            self.head.weight *= 0.1
+            self.head.bias.zero_()
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that `forward` remembers per item."""
+        return self.config.lookahead * self.config.dim + self.stack.state_size
+
+    def forward(self, latents: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode frames, each `lookahead` frames after its latents came.
+
+        Args:
+            latents: `[batch, n_frames, dim]`.
+            state: of the frames before, zeros at the start, `[batch, state_size]`.
+
+        Returns:
+            Coefficients `[batch, n_frames, hop_length]`, and the state for the frames that follow.
+        """
+        config = self.config
+        kept = config.lookahead * config.dim
+        before = state[:, :kept].reshape(-1, config.lookahead, config.dim)
+        heard = torch.cat([before, latents], dim=1)
+        n_frames = latents.shape[1]
+        taps = [heard[:, i : i + n_frames] for i in range(1 + config.lookahead)]
+        x, past = self.stack(self.norm(self.embed(torch.cat(taps, dim=-1))), state[:, kept:])
+        log_gain, change = self.head(self.final_norm(x)).float().chunk(2, dim=-1)
+        x = (self.linear(taps[0]).float() + change) * torch.exp(log_gain.clamp(-6, 6))
+        state = torch.cat([heard[:, n_frames:].flatten(1), past], dim=1)
+        return compand(x, 1 / config.companding), state
+
+
+class LappedTransform(nn.Module):
+    """The MDCT and the MDST with a sine window, and back, for training on whole crops."""
+
+    basis: Tensor
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.hop = hop = config.hop_length
+        n = torch.arange(2 * hop, dtype=torch.float64)[:, None]
+        k = torch.arange(hop, dtype=torch.float64)
+        angle = math.pi / hop * (n + 0.5 + hop / 2) * (k + 0.5)
+        window = torch.sin(math.pi * (n + 0.5) / (2 * hop)) * math.sqrt(2 / hop)
+        basis = torch.cat([window * angle.cos(), window * angle.sin()], dim=1)
+        self.register_buffer("basis", basis.float(), persistent=False)
 
     def analyse(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Audio `[batch, n_hops * hop_length]` -> spectra, `[batch, n_hops, n_bins]` twice."""
-        hop = self.config.hop_length
-        past = F.pad(audio.float(), (self.config.overlap * hop, 0))
-        return stft.analyse(past, self.window, hop)
+        """Audio `[batch, n_hops * hop_length]` -> MDCT and MDST, `[batch, n_hops, hop_length]`."""
+        frames = F.pad(audio, (self.hop, 0)).unfold(1, 2 * self.hop, self.hop)
+        cosine, sine = (frames @ self.basis).chunk(2, dim=-1)
+        return cosine, sine
 
-    def synthesise(self, real: Tensor, imag: Tensor) -> Tensor:
-        """Spectra -> audio `[batch, n_frames * hop_length]`, late by `overlap` hops."""
-        hop = self.config.hop_length
-        audio = stft.synthesise(real.float(), imag.float(), self.synthesis, hop)
-        return audio[:, : real.shape[1] * hop]
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        """MDCT -> audio `[batch, n_frames * hop_length]`, late by one hop."""
+        frames = coefficients @ self.basis[:, : self.hop].T
+        first, second = frames.chunk(2, dim=-1)
+        return (first + F.pad(second, (0, 0, 1, 0))[:, :-1]).flatten(1)

@@ -51,25 +51,6 @@ class _Analysis(torch.autograd.Function):
         return _overlap_add(frames, ctx.hop), None, None
 
 
-class _Synthesis(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
-        ctx.save_for_backward(window)
-        ctx.hop = hop
-        frames = torch.fft.irfft(torch.complex(real, imag), n=len(window))
-        return _overlap_add(frames * window, hop)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        (window,) = ctx.saved_tensors
-        n_fft = len(window)
-        spectrum = torch.fft.rfft(_frames(gradient, n_fft, ctx.hop) * window) * (2 / n_fft)
-        spectrum[..., 0] /= 2
-        spectrum[..., -1] /= 2
-        return spectrum.real.contiguous(), spectrum.imag.contiguous(), None, None
-
-
 def analyse(audio: Tensor, window: Tensor, hop: int) -> tuple[Tensor, Tensor]:
     """Short-time spectra without padding.
 
@@ -84,14 +65,6 @@ def analyse(audio: Tensor, window: Tensor, hop: int) -> tuple[Tensor, Tensor]:
     return _Analysis.apply(audio, window, hop)
 
 
-def synthesise(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Windowed overlap-add of inverse transforms: `[batch, n_frames, n_bins]` each -> audio.
-
-    The result has `(n_frames - 1) * hop + n_fft` samples.
-    """
-    return _Synthesis.apply(real, imag, window, hop)
-
-
 def check_windows(n_ffts: tuple[int, ...]) -> None:
     """Refuse window lengths that `centred` cannot hop through by quarters.
 
@@ -102,12 +75,12 @@ def check_windows(n_ffts: tuple[int, ...]) -> None:
         raise InputError(f"n_ffts must be multiples of 4, got {list(n_ffts)}")
 
 
-def centred(audio: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-    """Spectra at a hop of a quarter window, the ends padded with silence by half a window.
+def centred(audio: Tensor, window: Tensor, overlap: int = 4) -> tuple[Tensor, Tensor]:
+    """Spectra at a hop of a window over `overlap`, the ends padded with half a window of silence.
 
     `[batch, n_samples]` -> real and imaginary parts, `[batch, n_frames, n_bins]` each.
     """
-    n_fft, hop = len(window), len(window) // 4
+    n_fft, hop = len(window), len(window) // overlap
     half = n_fft // 2
     padded = F.pad(audio, (half, half + -audio.shape[1] % hop))
     return analyse(padded, window, hop)

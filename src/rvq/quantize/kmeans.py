@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError
-from rvq.quantize.kernels import blas
+from rvq.quantize.search import Search
 
 Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +48,27 @@ def seed_codewords(x: Floats, k: int, random: np.random.Generator) -> Floats:
     return chosen
 
 
-def kmeans(x: Floats, k: int, *, n_iterations: int = 25, seed: int | list[int] = 0) -> KMeans:
+def kmeans(
+    x: Floats,
+    k: int,
+    *,
+    n_iterations: int = 25,
+    start: Floats | None = None,
+    seed: int | list[int] = 0,
+    threads: int = 1,
+) -> KMeans:
     """Learn `k` codewords for the vectors `x [n, dim]`.
 
     Codewords that no vector chooses are moved to the vectors farthest from their codewords. With
     fewer than k distinct vectors some codewords coincide and stay unused.
+
+    Args:
+        x: vectors.
+        k: codewords.
+        n_iterations: at most; fewer where no vector changes its codeword any more.
+        start: codewords to start from, `[k, dim]`; default k-means++.
+        seed: of the random start.
+        threads: of the search.
 
     Raises:
         InputError: fewer vectors than codewords.
@@ -61,22 +78,39 @@ def kmeans(x: Floats, k: int, *, n_iterations: int = 25, seed: int | list[int] =
             f"{len(x)} vectors are too few for {k} codewords; pass at least as many vectors as "
             "codewords or ask for a smaller codebook"
         )
-    random = np.random.default_rng(seed)
-    # k-means++ costs n * k; a sample of a few dozen vectors per codeword seeds as well.
-    sample = x if len(x) <= 32 * k else x[random.choice(len(x), 32 * k, replace=False)]
-    codebook = seed_codewords(sample, k, random)
-    codes, distances = blas.nearest(x, codebook)
+    if start is None:
+        random = np.random.default_rng(seed)
+        # k-means++ costs n * k; a sample of some vectors per codeword seeds as well.
+        few = x if len(x) <= 8 * k else x[random.choice(len(x), 8 * k, replace=False)]
+        start = seed_codewords(few, k, random)
+    codebook = start.copy()
+    codes, distances = _nearest(x, codebook, threads)
     for _ in range(n_iterations):
         counts = np.bincount(codes, minlength=k)
-        order = np.argsort(codes, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         used = counts > 0
-        sums = np.add.reduceat(x[order].astype(np.float64), starts[used], axis=0)
-        codebook[used] = sums / counts[used, None]
+        codebook[used] = sums_by_code(x, codes, k)[used] / counts[used, None]
         dead = np.flatnonzero(~used)
-        farthest = np.argsort(-distances, kind="stable")[: len(dead)]
-        codebook[dead] = x[farthest]
-        previous, (codes, distances) = codes, blas.nearest(x, codebook)
+        if len(dead):
+            codebook[dead] = x[np.argsort(-distances, kind="stable")[: len(dead)]]
+        previous = codes
+        codes, distances = _nearest(x, codebook, threads)
         if np.array_equal(previous, codes):
             break
     return KMeans(codebook, np.bincount(codes, minlength=k), float(distances.mean()))
+
+
+def sums_by_code(x: Floats, codes: Integers, size: int) -> npt.NDArray[np.float64]:
+    """Sum of the vectors of every code, `[size, dim]`."""
+    counts = np.bincount(codes, minlength=size)
+    used = counts > 0
+    starts = np.cumsum(counts) - counts
+    sums = np.zeros((size, x.shape[1]))
+    ordered = x[np.argsort(codes, kind="stable")]
+    sums[used] = np.add.reduceat(ordered, starts[used], axis=0, dtype=np.float64)
+    return sums
+
+
+def _nearest(x: Floats, codebook: Floats, threads: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Nearest codeword of every vector and the squared distance to it, `[n]` each."""
+    found = Search(codebook[None], threads=threads)(x)
+    return found.codes[:, 0], np.einsum("nd,nd->n", found.residual, found.residual)

@@ -1,35 +1,56 @@
 """ResidualQuantizer: an estimator that turns vectors into a few integers each, and back."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError, ModelError
-from rvq.quantize.kmeans import kmeans
-from rvq.quantize.search import search
+from rvq.quantize.estimator import Estimator, write_atomically
+from rvq.quantize.kmeans import kmeans, sums_by_code
+from rvq.quantize.refine import refine
+from rvq.quantize.search import Search, decode
+from rvq.quantize.vectors import as_codes, as_vectors, variance
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+_FORMAT = "rvq.ResidualQuantizer/2"
+_READABLE = (_FORMAT, "rvq.ResidualQuantizer/1")
+_DEAD_SHARE = 0.02
+"""`partial_fit` moves codewords used less than this fraction of the uniform share."""
 
-class ResidualQuantizer:
+
+class ResidualQuantizer(Estimator):
     """Residual vector quantizer (Juang & Gray 1982) on numpy arrays.
 
     Each codebook quantizes what the codebooks before it left over, so that any prefix of a
-    vector's codes describes it more coarsely.
+    vector's codes describes it more coarsely. Follows the conventions of scikit-learn's
+    transformers: parameters as given, what was learned in attributes that end in an underscore.
 
     Args:
         n_codebooks: stages.
         codebook_size: codewords per codebook, K.
-        beam_size: code sequences followed by `encode`; 1 is greedy. A wider beam costs time and
-            lowers the error. Codebooks are always learned on greedy residuals.
+        beam_size: code sequences followed by the search, in `fit` and `encode`, up to 32; 1 is
+            greedy. A wider beam costs time and lowers the error.
         n_iterations: k-means iterations per codebook.
+        refinement_rounds: rounds of joint refinement of all codebooks after stage-wise learning,
+            each a search and a least-squares solution; see `rvq.quantize.refine`.
+        refine_for: `prefixes` weighs the relative error of every prefix of the codebooks alike, so
+            that lower bitrates stay good; `full` minimises the error of all codebooks together.
+        fast: greedy `encode` by bf16 products where the processor has them, with codes that may
+            differ between machines; see `rvq.quantize.search.Search`.
+        threads: that share the work; 0 for all cores. Results do not depend on it.
         seed: of everything random; the same seed and vectors give the same codebooks.
 
     Attributes:
-        codebooks_: after `fit`, `[n_codebooks, codebook_size, dim]`.
+        codebooks_: `[n_codebooks, codebook_size, dim]`.
+        counts_: training vectors that chose each codeword, `[n_codebooks, codebook_size]`.
+        n_features_in_: dimension of the vectors.
 
     Example:
         >>> import numpy as np, rvq
@@ -38,11 +59,22 @@ class ResidualQuantizer:
         >>> codes = quantizer.encode(x)
         >>> codes.shape
         (2000, 4)
-        >>> bool(np.square(x - quantizer.decode(codes)).mean() < 0.2)
+        >>> bool(quantizer.score(x) > 0.8)
         True
     """
 
     codebooks_: Floats
+    counts_: Doubles
+
+    _least = {
+        "n_codebooks": 1,
+        "codebook_size": 2,
+        "beam_size": 1,
+        "n_iterations": 0,
+        "refinement_rounds": 0,
+        "threads": 0,
+        "seed": 0,
+    }
 
     def __init__(
         self,
@@ -51,18 +83,29 @@ class ResidualQuantizer:
         codebook_size: int = 1024,
         beam_size: int = 1,
         n_iterations: int = 25,
+        refinement_rounds: int = 0,
+        refine_for: Literal["prefixes", "full"] = "prefixes",
+        fast: bool = False,
+        threads: int = 1,
         seed: int = 0,
     ) -> None:
-        least = {"n_codebooks": 1, "codebook_size": 2, "beam_size": 1, "n_iterations": 0, "seed": 0}
-        given = (n_codebooks, codebook_size, beam_size, n_iterations, seed)
-        for (name, minimum), value in zip(least.items(), given, strict=True):
-            if not isinstance(value, int | np.integer) or value < minimum:
-                raise InputError(f"{name} must be an integer of at least {minimum}, got {value!r}")
         self.n_codebooks = n_codebooks
         self.codebook_size = codebook_size
         self.beam_size = beam_size
         self.n_iterations = n_iterations
+        self.refinement_rounds = refinement_rounds
+        self.refine_for = refine_for
+        self.fast = fast
+        self.threads = threads
         self.seed = seed
+        self._check(self.get_params())
+
+    def _check(self, parameters: dict[str, Any]) -> None:
+        super()._check(parameters)
+        if parameters["refine_for"] not in ("prefixes", "full"):
+            raise InputError(
+                f"refine_for must be 'prefixes' or 'full', got {parameters['refine_for']!r}"
+            )
 
     @classmethod
     def from_codebooks(cls, codebooks: Floats, *, beam_size: int = 1) -> "ResidualQuantizer":
@@ -75,48 +118,166 @@ class ResidualQuantizer:
         n_codebooks, codebook_size, _ = codebooks.shape
         quantizer = cls(n_codebooks=n_codebooks, codebook_size=codebook_size, beam_size=beam_size)
         quantizer.codebooks_ = np.ascontiguousarray(codebooks, np.float32)
+        quantizer.counts_ = np.ones((n_codebooks, codebook_size))
         return quantizer
 
-    def fit(self, x: npt.ArrayLike) -> "ResidualQuantizer":
+    @property
+    def n_features_in_(self) -> int:
+        """Dimension of the vectors."""
+        return self._fitted().shape[2]
+
+    # -- learning ----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: npt.ArrayLike,
+        y: None = None,
+        *,
+        warm_start: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "ResidualQuantizer":
         """Learn the codebooks from vectors `[..., dim]`, stage by stage on what is left over.
+
+        Args:
+            x: vectors, finite.
+            y: ignored; scikit-learn passes it.
+            warm_start: let k-means go on from the codebooks there are.
+            progress: called with stages and rounds done, and how many there are.
 
         Raises:
             InputError: not finite numbers, or fewer vectors than codewords.
         """
-        residual = self._vectors(x).reshape(-1, np.shape(x)[-1]).copy()
-        codebooks = []
+        vectors = as_vectors(x)
+        vectors = vectors.reshape(-1, vectors.shape[-1])
+        before = self._fitted() if warm_start else None
+        if before is not None and before.shape[2] != vectors.shape[1]:
+            raise InputError(f"vectors must be [..., {before.shape[2]}], got {vectors.shape}")
+        total = self.n_codebooks + self.refinement_rounds
+        residual, codebooks = vectors, np.empty((0, self.codebook_size, vectors.shape[1]), "f4")
         for stage in range(self.n_codebooks):
             learned = kmeans(
                 residual,
                 self.codebook_size,
                 n_iterations=self.n_iterations,
+                start=before[stage] if before is not None and stage < len(before) else None,
                 seed=[self.seed, stage],
+                threads=self.threads,
             )
-            codebooks.append(learned.codebook)
-            residual = search(residual, learned.codebook[None]).residual
-        self.codebooks_ = np.stack(codebooks)
+            codebooks = np.concatenate([codebooks, learned.codebook[None]])
+            if self.beam_size == 1:  # the stages before need no second search
+                found = Search(codebooks[-1:], threads=self.threads)(residual)
+            else:
+                search = Search(codebooks, beam_size=self.beam_size, threads=self.threads)
+                found = search(vectors)
+            residual = found.residual
+            if progress is not None:
+                progress(stage + 1, total)
+        self.codebooks_ = codebooks
+        if self.refinement_rounds:
+            self._refine(vectors, progress)
+        codes = self.encode(vectors)
+        counts = [np.bincount(column, minlength=self.codebook_size) for column in codes.T]
+        self.counts_ = np.array(counts, np.float64)
         return self
 
-    def encode(self, x: npt.ArrayLike, n_codebooks: int | None = None) -> Integers:
+    def _refine(self, vectors: Floats, progress: Callable[[int, int], None] | None) -> None:
+        weights = np.zeros(self.n_codebooks)
+        weights[-1] = 1.0
+        if self.refine_for == "prefixes":
+            weights = 1 / np.maximum(self.reconstruction_error(vectors), 1e-9)
+
+        def report(done: int, rounds: int) -> None:
+            if progress is not None:
+                progress(self.n_codebooks + done, self.n_codebooks + rounds)
+
+        self.codebooks_ = refine(
+            vectors,
+            self.codebooks_,
+            n_rounds=self.refinement_rounds,
+            beam_size=self.beam_size,
+            prefix_weights=weights,
+            threads=self.threads,
+            progress=report,
+        ).codebooks
+
+    def partial_fit(self, x: npt.ArrayLike, y: None = None) -> "ResidualQuantizer":
+        """Learn from one more batch of vectors, for data that do not fit into memory.
+
+        The first batch starts the codebooks as `fit` does; later ones move each codeword to the
+        mean of all vectors that have chosen it so far (mini-batch k-means, Sculley 2010), and
+        codewords that hardly any chooses onto vectors of the batch.
+
+        Raises:
+            InputError: not finite numbers, another dimension, or a first batch of fewer vectors
+                than codewords.
+        """
+        if not hasattr(self, "codebooks_"):
+            return self.fit(x)
+        vectors = as_vectors(x, self.n_features_in_)
+        residual = vectors.reshape(-1, self.n_features_in_)
+        seen = int(self.counts_.sum())
+        random = np.random.default_rng([self.seed, seen])
+        for codebook, counts in zip(self.codebooks_, self.counts_, strict=True):
+            codes = Search(codebook[None], threads=self.threads)(residual).codes[:, 0]
+            chosen = np.bincount(codes, minlength=self.codebook_size)
+            counts += chosen
+            used = chosen > 0
+            step = sums_by_code(residual, codes, self.codebook_size) - chosen[:, None] * codebook
+            codebook[used] += (step[used] / counts[used, None]).astype(np.float32)
+            dead = np.flatnonzero(counts < _DEAD_SHARE * counts.mean())[: len(residual)]
+            codebook[dead] = residual[random.choice(len(residual), len(dead), replace=False)]
+            counts[dead] = 1  # the next vectors that choose it place it
+            residual = Search(codebook[None], threads=self.threads)(residual).residual
+        self.codebooks_ = self.codebooks_.copy()  # prepared searches belong to the old ones
+        return self
+
+    # -- vectors <-> codes -------------------------------------------------------------------
+
+    def encode(
+        self, x: npt.ArrayLike, n_codebooks: int | None = None, *, lagrangian: float = 0.0
+    ) -> Integers:
         """Codes of vectors: `[..., dim]` -> `[..., n_codebooks]`, each in [0, codebook_size).
 
         Args:
             x: vectors.
             n_codebooks: how many codebooks to use, from the first; default all.
+            lagrangian: λ of the cost  squared error + λ bits, with the bits that an ideal entropy
+                coder spends on each codeword at its frequency in training (entropy-constrained
+                vector quantization, Chou, Lookabaugh & Gray 1989); 0 minimises the error alone.
 
         Raises:
             InputError: not fitted, not finite, another dimension, or too many codebooks.
         """
         codebooks = self._fitted()
-        n = self.n_codebooks if n_codebooks is None else n_codebooks
-        if not 1 <= n <= self.n_codebooks:
-            raise InputError(f"n_codebooks must be in 1..{self.n_codebooks}, got {n}")
-        vectors = self._vectors(x)
-        dim = codebooks.shape[2]
-        if vectors.shape[-1] != dim:
-            raise InputError(f"vectors must be [..., {dim}] as in fit, got shape {vectors.shape}")
-        found = search(vectors.reshape(-1, dim), codebooks[:n], beam_size=self.beam_size)
+        n = len(codebooks) if n_codebooks is None else n_codebooks
+        if not 1 <= n <= len(codebooks):
+            raise InputError(f"n_codebooks must be in 1..{len(codebooks)}, got {n}")
+        if not 0 <= lagrangian < np.inf:
+            raise InputError(f"lagrangian must be at least 0 and finite, got {lagrangian}")
+        vectors = as_vectors(x, codebooks.shape[2])
+        found = self._search(n, lagrangian)(vectors.reshape(-1, codebooks.shape[2]))
         return found.codes.reshape(*vectors.shape[:-1], n)
+
+    def _search(self, n: int, lagrangian: float) -> Search:
+        """The search for these settings; the last one is kept, for its preparation takes time."""
+        fast = self.fast and self.beam_size == 1
+        key = (n, lagrangian, self.beam_size, fast, self.threads)
+        kept = getattr(self, "_kept", None)
+        if kept is None or kept[0] is not self.codebooks_ or kept[1] != key:
+            search = Search(
+                self.codebooks_[:n],
+                beam_size=self.beam_size,
+                penalties=lagrangian * self.bits()[:n] if lagrangian else 0.0,
+                fast=fast,
+                threads=self.threads,
+            )
+            self._kept = kept = (self.codebooks_, key, search)
+        return kept[2]
+
+    def bits(self) -> Doubles:
+        """Ideal code length of every codeword, `[n_codebooks, codebook_size]`, from `counts_`."""
+        counts = self.counts_ + 0.5  # Krichevsky & Trofimov 1981: none is impossible
+        return np.log2(counts.sum(axis=1, keepdims=True) / counts)
 
     def decode(self, codes: npt.ArrayLike) -> Floats:
         """Vectors of codes: `[..., n]` -> `[..., dim]`, for any n up to n_codebooks.
@@ -125,45 +286,34 @@ class ResidualQuantizer:
             InputError: not fitted, not integers, out of range, or too many codebooks.
         """
         codebooks = self._fitted()
-        indices = np.asarray(codes)
-        if indices.ndim == 0 or not 1 <= indices.shape[-1] <= self.n_codebooks:
-            raise InputError(f"codes must be [..., 1 to {self.n_codebooks}], got {indices.shape}")
-        if not np.issubdtype(indices.dtype, np.integer):
-            raise InputError(f"codes must be integers, got {indices.dtype}")
-        if indices.size and not 0 <= indices.min() <= indices.max() < self.codebook_size:
-            raise InputError(
-                f"codes must be in 0..{self.codebook_size - 1}, "
-                f"got {indices.min()}..{indices.max()}"
-            )
-        vectors = np.zeros((*indices.shape[:-1], codebooks.shape[2]), np.float32)
-        for stage in range(indices.shape[-1]):
-            vectors += codebooks[stage][indices[..., stage]]
-        return vectors
+        indices = as_codes(codes, most=len(codebooks), codebook_size=codebooks.shape[1])
+        vectors = decode(indices.reshape(-1, indices.shape[-1]), codebooks)
+        return vectors.reshape(*indices.shape[:-1], codebooks.shape[2])
 
-    def reconstruction_error(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Distortion over variance of vectors `[..., dim]` after each stage, `[n_codebooks]`."""
-        vectors = self._vectors(x).reshape(-1, np.shape(x)[-1])
+    # -- quality -----------------------------------------------------------------------------
+
+    def reconstruction_error(self, x: npt.ArrayLike) -> Doubles:
+        """Distortion over variance of vectors `[..., dim]` after each stage, `[n_codebooks]`.
+
+        Prefixes of the codes that all codebooks together give, as a file cut short has them.
+        """
+        vectors = as_vectors(x, self.n_features_in_).reshape(-1, self.n_features_in_)
         codes = self.encode(vectors)
-        variance = np.square(vectors - vectors.mean(axis=0)).sum(axis=1, dtype=np.float64).mean()
         errors = []
-        for n in range(1, self.n_codebooks + 1):
+        for n in range(1, len(self._fitted()) + 1):
             left = vectors - self.decode(codes[:, :n])
-            errors.append(np.square(left).sum(axis=1, dtype=np.float64).mean())
-        return np.array(errors) / max(variance, np.finfo(np.float64).tiny)
+            errors.append(np.einsum("nd,nd->", left, left, dtype=np.float64) / len(vectors))
+        return np.array(errors) / variance(vectors)
+
+    # -- files -------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write codebooks and settings to a safetensors file."""
+        """Write codebooks and parameters to a safetensors file."""
         from safetensors.numpy import save
 
-        settings = {"beam_size": self.beam_size, "seed": self.seed}
-        metadata = {"format": "rvq.ResidualQuantizer/1", "settings": json.dumps(settings)}
-        data = save({"codebooks": self._fitted()}, metadata=metadata)
-        temporary = Path(f"{path}.tmp")
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        metadata = {"format": _FORMAT, "settings": json.dumps(self.get_params())}
+        tensors = {"codebooks": self._fitted(), "counts": self.counts_}
+        write_atomically(path, save(tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "ResidualQuantizer":
@@ -177,32 +327,21 @@ class ResidualQuantizer:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != "rvq.ResidualQuantizer/1":
+                if metadata.get("format") not in _READABLE:
                     raise ModelError(f"{path} holds no quantizer of this version of rvq")
-                codebooks = file.get_tensor("codebooks")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 settings = json.loads(metadata["settings"])
+            quantizer = cls.from_codebooks(tensors["codebooks"])
+            quantizer.set_params(**settings)
+            if "counts" in tensors:
+                quantizer.counts_ = tensors["counts"].reshape(quantizer.counts_.shape)
         except FileNotFoundError:
             raise ModelError(f"no quantizer at {path}") from None
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, InputError) as error:
             raise ModelError(f"{path} is damaged or no quantizer: {error}") from None
-        quantizer = cls.from_codebooks(codebooks, beam_size=settings["beam_size"])
-        quantizer.seed = settings["seed"]
         return quantizer
 
     def _fitted(self) -> Floats:
         if not hasattr(self, "codebooks_"):
             raise InputError("the quantizer has no codebooks yet; call fit or load first")
         return self.codebooks_
-
-    @staticmethod
-    def _vectors(x: npt.ArrayLike) -> Floats:
-        """`x` as float32 `[..., dim]`, refused if it is empty or not finite."""
-        array = np.asarray(x)
-        if array.ndim < 2 or array.size == 0:
-            raise InputError(f"vectors must be a non-empty [..., dim] array, got {array.shape}")
-        if not np.issubdtype(array.dtype, np.floating):
-            raise InputError(f"vectors must be floating point, got {array.dtype}")
-        array = np.ascontiguousarray(array, np.float32)
-        if not np.isfinite(array).all():
-            raise InputError(f"vectors contain NaN or infinity (shape {array.shape})")
-        return array

@@ -1,12 +1,17 @@
 """Nearest codewords of vectors in a stack of codebooks: the one interface to every search."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError
-from rvq.quantize.kernels import blas
+from rvq.quantize.kernels import blas, native
+from rvq.quantize.kernels.books import Books
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,27 +23,66 @@ class SearchResult:
         residual: vectors less their codewords, `[n, dim]`.
     """
 
-    codes: npt.NDArray[np.int64]
-    residual: npt.NDArray[np.float32]
+    codes: Integers
+    residual: Floats
 
 
-def search(
-    x: npt.NDArray[np.float32], codebooks: npt.NDArray[np.float32], *, beam_size: int = 1
-) -> SearchResult:
-    """Find one codeword per codebook whose sum is near each vector.
+class Search:
+    """Finds one codeword per codebook whose sum is near each vector.
+
+    Made once for a stack of codebooks, called for any number of vectors. A vector's codes do not
+    depend on the other vectors of a call, nor on the number of threads. Greedy codes are the same
+    on every machine; those of beam search on every machine that compiled the kernels, elsewhere
+    near ties may fall the other way. Memory beyond the result is bounded whatever n.
 
     Args:
-        x: vectors, `[n, dim]`, float32.
         codebooks: `[n_codebooks, codebook_size, dim]`, float32.
         beam_size: code sequences followed at once; 1 is greedy search.
+        penalties: squared distance added to each codeword, `[n_codebooks, codebook_size]`: λ times
+            its bits makes this an entropy-constrained search (Chou, Lookabaugh & Gray 1989).
+        fast: greedy search by bf16 products where the processor has them: the error grows by less
+            than a thousandth, but codes are no longer the same on every machine.
+        threads: that share the vectors of a call; 0 for all cores.
 
-    A vector's codes do not depend on the other vectors of the call. Memory beyond the result is
-    bounded whatever n.
+    Raises:
+        InputError: beam_size out of range, or `fast` together with a beam.
     """
-    if beam_size < 1:
-        raise InputError(f"beam_size must be at least 1, got {beam_size}")
-    if beam_size == 1:
-        codes, residual = blas.greedy(x, codebooks)
-    else:
-        codes, residual = blas.beam(x, codebooks, beam_size)
-    return SearchResult(codes, residual)
+
+    def __init__(
+        self,
+        codebooks: Floats,
+        *,
+        beam_size: int = 1,
+        penalties: npt.ArrayLike = 0.0,
+        fast: bool = False,
+        threads: int = 1,
+    ) -> None:
+        if not 1 <= beam_size <= native.MAX_BEAM:
+            raise InputError(f"beam_size must be in 1..{native.MAX_BEAM}, got {beam_size}")
+        if fast and beam_size > 1:
+            raise InputError("the fast mode is for greedy search; use beam_size=1 or fast=False")
+        if len(codebooks) > native.MAX_STAGES:
+            raise InputError(f"at most {native.MAX_STAGES} codebooks, got {len(codebooks)}")
+        self.books = Books.of(np.ascontiguousarray(codebooks, np.float32), penalties)
+        self.beam_size = beam_size
+        self.fast = fast
+        self.threads = threads or len(os.sched_getaffinity(0))
+
+    def __call__(self, x: Floats) -> SearchResult:
+        """Search for vectors `[n, dim]`, finite float32."""
+        x = np.ascontiguousarray(x, np.float32)
+        if not native.available():
+            if self.beam_size == 1:
+                return SearchResult(*blas.greedy(x, self.books))
+            return SearchResult(*blas.beam(x, self.books, self.beam_size))
+        if self.beam_size == 1:
+            found = native.greedy(x, self.books, fast=self.fast, threads=self.threads)
+        else:
+            found = native.beam(x, self.books, self.beam_size, threads=self.threads)
+        return SearchResult(*found)
+
+
+def decode(codes: Integers, codebooks: Floats) -> Floats:
+    """Sums of the codewords that codes `[n, any prefix]` in range name, `[n, dim]`."""
+    codes = np.ascontiguousarray(codes, np.int64)
+    return native.decode(codes, codebooks) if native.available() else blas.decode(codes, codebooks)

@@ -13,29 +13,33 @@ class Balancer:
     outside the balancer (the commitment loss) readable.
     """
 
-    def __init__(self, weights: dict[str, float], *, reference: str, decay: float = 0.99) -> None:
+    def __init__(self, weights: dict[str, float], *, reference: str, decay: float = 0.9) -> None:
         self.weights = weights
         self.reference = reference
         self.decay = decay
         self.norms: dict[str, float] = {}
 
-    def gradient(self, losses: dict[str, Tensor], output: Tensor) -> Tensor:
-        """Balanced gradient with respect to `output`; frees the graphs of the losses."""
-        gradients = {}
-        names = list(losses)
-        for name in names:
-            last = name == names[-1]
-            (gradient,) = torch.autograd.grad(losses[name], output, retain_graph=not last)
-            norm = float(gradient.norm())
-            self.norms[name] = self.decay * self.norms.get(name, norm) + (1 - self.decay) * norm
-            gradients[name] = gradient
+    def gradient(self, losses: dict[str, Tensor], output: Tensor, *, measure: bool) -> Tensor:
+        """Balanced gradient with respect to `output`; frees the graphs of the losses.
+
+        Args:
+            losses: by name.
+            output: what they are losses of, a leaf.
+            measure: renew the running norms, which takes a backward pass for each loss; without,
+                one pass serves all. A loss that was never measured is measured anyhow.
+        """
+        if measure or not losses.keys() <= self.norms.keys():
+            for name, loss in losses.items():
+                (gradient,) = torch.autograd.grad(loss, output, retain_graph=True)
+                norm = float(gradient.norm())
+                self.norms[name] = self.decay * self.norms.get(name, norm) + (1 - self.decay) * norm
         scale = self.norms[self.reference]
-        return torch.stack(
-            [
-                gradient * (self.weights[name] * scale / max(self.norms[name], 1e-12))
-                for name, gradient in gradients.items()
-            ]
-        ).sum(0)
+        total = sum(
+            loss * (self.weights[name] * scale / max(self.norms[name], 1e-12))
+            for name, loss in losses.items()
+        )
+        (gradient,) = torch.autograd.grad(torch.as_tensor(total), output)
+        return gradient
 
     def state_dict(self) -> dict[str, float]:
         """The running norms."""

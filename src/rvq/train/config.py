@@ -71,12 +71,13 @@ class ScheduleConfig:
         total_steps: length of the run.
         warmup_steps: steps of linear warm-up.
         decay_share: share of the run, at its end, over which the rate falls to zero.
-        learning_rate: of encoder and decoder.
+        learning_rate: of encoder and decoder, for both optimizers.
         discriminator_rate: of the discriminators.
         adversarial_start: share of the run after which the discriminators join.
         discriminator_crop: seconds of every crop that the discriminators see.
-        betas: of AdamW.
-        weight_decay: of AdamW, for matrices.
+        discriminator_every: steps of the model to one of the discriminators.
+        betas: of AdamW, which moves all but the networks' matrices.
+        weight_decay: of Muon, which moves the matrices.
         clip_norm: largest norm of the model's gradient.
         ema_decay: of the averaged weights that are evaluated and exported.
     """
@@ -88,6 +89,7 @@ class ScheduleConfig:
     discriminator_rate: Above0 = 3e-4
     adversarial_start: Share = 0.5
     discriminator_crop: Above0 = 0.5
+    discriminator_every: PositiveInt = 2
     betas: tuple[Share, Share] = (0.8, 0.98)
     weight_decay: Weight = 0.01
     clip_norm: Above0 = 1.0

@@ -23,25 +23,50 @@ from rvq.errors import InputError, ModelError
 from rvq.nn.discriminators import MultiScaleSTFTDiscriminator
 from rvq.nn.model import CodecModel
 from rvq.train.balancer import Balancer
-from rvq.train.config import TrainConfig, config_from_dict
+from rvq.train.config import ScheduleConfig, TrainConfig, config_from_dict
 from rvq.train.data import Crops, load_sources
 from rvq.train.losses import SpectralLoss, adversarial_losses, discriminator_loss, time_loss
 
 
+_LINEAR_START_BATCHES = 16
+"""Batches whose principal components the linear paths of a new model start from."""
+
+_BALANCE_EVERY = 10
+"""Steps between measurements of the gradients' norms."""
+
+
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """bf16 where it is faster: on GPUs, and on CPUs with matrix units (AMX)."""
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    """bf16 where it is faster: on GPUs, and on CPUs with instructions for it."""
+    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if wanted == "bf16" or (wanted == "auto" and fast) else torch.float32
 
 
-def weight_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters for AdamW: matrices decay; biases, norms, scales and depthwise weights do not."""
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if id(p) in matrices], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in matrices], "weight_decay": 0.0},
-    ]
+def model_optimizers(
+    model: nn.Module, schedule: ScheduleConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of the networks, AdamW for everything else.
+
+    Muon's steps are scaled to the size of AdamW's, so that both share a learning rate. The linear
+    paths start as what they should be and are left to AdamW.
+    """
+    matrices = {
+        id(module.weight): module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.endswith("linear")
+    }
+    others = [p for p in model.parameters() if id(p) not in matrices]
+    rate = schedule.learning_rate
+    return {
+        "muon": torch.optim.Muon(
+            list(matrices.values()),
+            lr=rate,
+            weight_decay=schedule.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        "adamw": torch.optim.AdamW(
+            others, lr=rate, betas=schedule.betas, weight_decay=0.0, fused=True
+        ),
+    }
 
 
 class Trainer:
@@ -70,13 +95,8 @@ class Trainer:
         self.spectral_loss = SpectralLoss(
             network.sample_rate, config.loss.n_ffts, config.loss.n_mels
         ).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            weight_groups(self.model, schedule.weight_decay),
-            lr=schedule.learning_rate,
-            betas=schedule.betas,
-            fused=True,
-        )
-        self.discriminator_optimizer = torch.optim.AdamW(
+        self.optimizers = model_optimizers(self.model, schedule)
+        self.optimizers["discriminator"] = torch.optim.AdamW(
             self.discriminator.parameters(),
             lr=schedule.discriminator_rate,
             betas=schedule.betas,
@@ -96,6 +116,9 @@ class Trainer:
             mix_probability=config.data.mix_probability,
             seed=config.seed,
         )
+        examples = np.concatenate([self.crops.batch(i) for i in range(_LINEAR_START_BATCHES)])
+        self.model.start_linear(torch.from_numpy(examples).to(self.device))
+        self.average.load_state_dict(self.model.state_dict())
 
     # -- one step ----------------------------------------------------------------------------
 
@@ -110,8 +133,12 @@ class Trainer:
         schedule = self.config.schedule
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         rate = schedule.rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * rate
+        for name, optimizer in self.optimizers.items():
+            top = schedule.learning_rate
+            if name == "discriminator":
+                top = schedule.discriminator_rate
+            for group in optimizer.param_groups:
+                group["lr"] = top * rate
         with self.autocast():
             output, quantized = self.model(audio)
         output = output.float()
@@ -120,13 +147,17 @@ class Trainer:
         losses = {"time": time_loss(reconstruction, audio)}
         losses |= self.spectral_loss(reconstruction, audio)
         logs = {}
-        if self.step >= schedule.adversarial_start * schedule.total_steps:
-            logs["discriminator"], judged = self._discriminate(reconstruction, audio, rate)
+        adversarial = self.step >= schedule.adversarial_start * schedule.total_steps
+        if adversarial:
+            logs["discriminator"], judged = self._discriminate(reconstruction, audio)
             losses |= judged
         logs |= {name: loss.detach() for name, loss in losses.items()}
-        gradient = self.balancer.gradient(losses, reconstruction)
+        measure = self.step % _BALANCE_EVERY == 0
+        gradient = self.balancer.gradient(losses, reconstruction, measure=measure)
+        if adversarial and self.step % schedule.discriminator_every == 0:
+            self.optimizers["discriminator"].step()
         logs["commitment"] = quantized.commitment.detach()
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         commitment = quantized.commitment * self.config.loss.commitment
         if commitment.requires_grad:
             torch.autograd.backward([output, commitment], [gradient, None])
@@ -135,33 +166,33 @@ class Trainer:
         logs["gradient_norm"] = nn.utils.clip_grad_norm_(
             self.model.parameters(), schedule.clip_norm
         )
-        self.optimizer.step()
+        self.optimizers["muon"].step()
+        self.optimizers["adamw"].step()
         self._update_average()
         self.step += 1
         return logs
 
     def _discriminate(
-        self, reconstruction: Tensor, audio: Tensor, rate: float
+        self, reconstruction: Tensor, audio: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Train the discriminators on a stretch of every crop, then ask them about the model's."""
+        """Show the discriminators a stretch of every crop and of what the model made of it.
+
+        Returns their loss, and those of the model. Both come from the same forward passes, so the
+        discriminators must not be updated before the model's gradient is taken.
+        """
         wanted = self.config.schedule.discriminator_crop * self.config.model.network.sample_rate
         length = min(round(wanted), audio.shape[1])
         start = int(torch.randint(audio.shape[1] - length + 1, ()))
-        real = audio[:, start : start + length]
-        fake = reconstruction[:, start : start + length]
+        learns = self.step % self.config.schedule.discriminator_every == 0
+        self.discriminator.requires_grad_(learns)
         with self.autocast():
-            real_judged = self.discriminator(real)
-            fake_judged = self.discriminator(fake.detach())
-            loss = discriminator_loss(real_judged, fake_judged)
-        for group in self.discriminator_optimizer.param_groups:
-            group["lr"] = self.config.schedule.discriminator_rate * rate
-        self.discriminator_optimizer.zero_grad()
-        loss.backward()
-        self.discriminator_optimizer.step()
-        self.discriminator.requires_grad_(False)
-        with self.autocast():
-            judged = adversarial_losses(real_judged, self.discriminator(fake))
-        self.discriminator.requires_grad_(True)
+            real = self.discriminator(audio[:, start : start + length])
+            fake = self.discriminator(reconstruction[:, start : start + length])
+            loss = discriminator_loss(real, fake)
+            judged = adversarial_losses(real, fake)
+        if learns:
+            self.optimizers["discriminator"].zero_grad()
+            loss.backward(retain_graph=True, inputs=list(self.discriminator.parameters()))
         return loss.detach(), judged
 
     @torch.no_grad()
@@ -264,8 +295,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "discriminator": self.discriminator.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "balancer": self.balancer.state_dict(),
             "pool": self.model.quantizer.pool,
         }
@@ -290,20 +320,20 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.discriminator.load_state_dict(state["discriminator"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
         except (RuntimeError, ValueError, KeyError):
             raise ModelError(
                 f"{path} holds a model of another shape; use another --out or its configuration"
             ) from None
         self.balancer.load_state_dict(state["balancer"])
-        self.model.quantizer.pool = state.get("pool", [])  # older checkpoints have none
+        self.model.quantizer.pool = state["pool"]
         self.step, self.seconds = state["step"], state["seconds"]
         return True
 
 
 _NEEDED = {"config", "step", "seconds", "model", "average", "discriminator", "balancer"}
-_NEEDED |= {"optimizer", "discriminator_optimizer"}
+_NEEDED |= {"optimizers", "pool"}
 
 
 def read_checkpoint(path: Path) -> dict:

@@ -1,14 +1,17 @@
-"""Search by matrix products: all codewords of a codebook scored against a block of vectors at once.
+"""Search by matrix products, for machines where the C kernels could not be compiled.
 
-Rows are processed in blocks of one fixed size, the last one padded, because a BLAS picks its
-algorithm by the shape of the operands: only so does a vector get the same codes alone or in a
-batch.
+Rows are processed in blocks, all codewords of a codebook scored against a block at once. Scores
+closer than the rounding of a matrix product are settled in float64, so greedy codes depend neither
+on the BLAS nor on the other rows of a block.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+
+from rvq.quantize.kernels.books import Books
+from rvq.quantize.kernels.reference import in_order
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -18,7 +21,11 @@ BLOCK = 256
 
 
 def blocks(x: Floats) -> Iterator[tuple[slice, Floats]]:
-    """Blocks of exactly BLOCK rows and the slice of `x` that each one stands for."""
+    """Blocks of exactly BLOCK rows and the slice of `x` that each one stands for.
+
+    The last one is padded, because a BLAS picks its algorithm by the shape of the operands: only so
+    does beam search give a vector the same codes alone or in a batch.
+    """
     for start in range(0, len(x), BLOCK):
         block = x[start : start + BLOCK]
         where = slice(start, start + len(block))
@@ -27,69 +34,82 @@ def blocks(x: Floats) -> Iterator[tuple[slice, Floats]]:
         yield where, block
 
 
-def half_norms(codebooks: Floats) -> Floats:
-    """|c|^2 / 2 of every codeword: |x - c|^2 is least where x.c - |c|^2 / 2 is greatest."""
-    return np.square(codebooks).sum(axis=-1) / 2
-
-
-def nearest(x: Floats, codebook: Floats) -> tuple[Integers, Floats]:
-    """Nearest codeword of every vector and the squared distance to it, `[n]` each."""
-    codes, distances = np.empty(len(x), np.int64), np.empty(len(x), np.float32)
-    halves = half_norms(codebook)
-    for where, block in blocks(x):
-        scores = block @ codebook.T
-        scores -= halves
-        best = scores.argmax(axis=1)
-        distance = np.square(block).sum(axis=1) - 2 * scores[np.arange(BLOCK), best]
-        n = where.stop - where.start
-        codes[where], distances[where] = best[:n], distance[:n]
-    return codes, np.maximum(distances, 0)
-
-
-def greedy(x: Floats, codebooks: Floats) -> tuple[Integers, Floats]:
-    """Greedy residual search; arguments and results as in `reference.greedy`, in float32."""
-    codes = np.empty((len(x), len(codebooks)), np.int64)
+def greedy(x: Floats, books: Books) -> tuple[Integers, Floats]:
+    """Greedy residual search; the codes and residuals of `reference.greedy`."""
+    n_codebooks, size, dim = books.codebooks.shape
+    codes = np.empty((len(x), n_codebooks), np.int64)
     left = np.empty(x.shape, np.float32)
-    halves = half_norms(codebooks)
+    rows = np.arange(BLOCK)
+    rounding = np.float32((dim + 8) * np.finfo(np.float32).eps)
     for where, block in blocks(x):
         residual = block.copy()
         n = where.stop - where.start
-        for stage, codebook in enumerate(codebooks):
+        for stage, codebook in enumerate(books.codebooks):
             scores = residual @ codebook.T
-            scores -= halves[stage]
+            scores += books.offsets[stage, :size]
             best = scores.argmax(axis=1)
+            norm, cost = books.reach[stage]
+            margin = (np.linalg.norm(residual, axis=1) * norm + cost) * rounding
+            close = scores >= (scores[rows, best] - margin)[:, None]
+            for row in np.flatnonzero(np.count_nonzero(close, axis=1) > 1):
+                rivals = np.flatnonzero(close[row])
+                terms = residual[row].astype(np.float64) * codebook[rivals]
+                best[row] = rivals[(in_order(terms) - books.costs[stage, rivals]).argmax()]
             residual -= codebook[best]
             codes[where, stage] = best[:n]
         left[where] = residual[:n]
     return codes, left
 
 
-def beam(x: Floats, codebooks: Floats, beam_size: int) -> tuple[Integers, Floats]:
-    """Residual search that follows the `beam_size` best code sequences of every vector.
+def beam(x: Floats, books: Books, width: int) -> tuple[Integers, Floats]:
+    """Residual search that follows the `width` best code sequences of every vector.
 
-    Sequences are compared by the squared error they have reached; of equal ones the first stays.
+    Sequences are compared by the cost they have reached; of equal ones the first stays.
     """
-    n_codebooks, size, dim = codebooks.shape
+    n_codebooks, size, dim = books.codebooks.shape
     codes = np.empty((len(x), n_codebooks), np.int64)
     left = np.empty(x.shape, np.float32)
-    halves = half_norms(codebooks)
     rows = np.arange(BLOCK)[:, None]
     for where, block in blocks(x):
         paths = np.empty((BLOCK, 1, 0), np.int64)
         residuals = block[:, None]
-        error = np.square(block).sum(axis=1, keepdims=True) / 2
-        for stage, codebook in enumerate(codebooks):
+        reached = np.zeros((BLOCK, 1), np.float32)
+        for stage, codebook in enumerate(books.codebooks):
             scores = (residuals.reshape(-1, dim) @ codebook.T).reshape(BLOCK, -1, size)
-            errors = (error[:, :, None] + halves[stage] - scores).reshape(BLOCK, -1)
-            keep = min(beam_size, errors.shape[1])
-            # Sorted by index before the stable sort by error, so that ties keep the lowest index.
-            best = np.sort(np.argpartition(errors, keep - 1, axis=1)[:, :keep], axis=1)
-            order = np.argsort(errors[rows, best], axis=1, kind="stable")
+            costs = (reached[:, :, None] - books.offsets[stage, :size] - scores).reshape(BLOCK, -1)
+            keep = min(width, costs.shape[1])
+            # Sorted by index before the stable sort by cost, so that ties keep the lowest index.
+            best = np.sort(np.argpartition(costs, keep - 1, axis=1)[:, :keep], axis=1)
+            order = np.argsort(costs[rows, best], axis=1, kind="stable")
             best = np.take_along_axis(best, order, axis=1)
-            error = errors[rows, best]
+            reached = costs[rows, best]
             parents, chosen = np.divmod(best, size)
             residuals = residuals[rows, parents] - codebook[chosen]
             paths = np.concatenate([paths[rows, parents], chosen[:, :, None]], axis=2)
         n = where.stop - where.start
         codes[where], left[where] = paths[:n, 0], residuals[:n, 0]
     return codes, left
+
+
+def decode(codes: Integers, codebooks: Floats) -> Floats:
+    """Sums of codewords: `[n, any prefix]` -> `[n, dim]`."""
+    vectors = codebooks[0][codes[:, 0]]
+    for stage in range(1, codes.shape[1]):
+        vectors += codebooks[stage][codes[:, stage]]
+    return vectors
+
+
+def scan(
+    codes: npt.NDArray[np.unsignedinteger],
+    table: Floats,
+    norms: Floats,
+    distances: Floats,
+    ids: Integers,
+) -> None:
+    """The smallest  norms[i] - sum_m table[m, codes[i, m]];  see `native.scan`."""
+    values = np.zeros(len(codes), np.float32)
+    for stage, products in enumerate(table):
+        values += products[codes[:, stage]]
+    values = norms - values
+    order = np.argsort(values, kind="stable")[: len(ids)]
+    distances[:], ids[:] = values[order], order

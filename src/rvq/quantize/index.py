@@ -1,0 +1,173 @@
+"""Nearest neighbours among vectors that are kept as codes."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rvq.errors import InputError, ModelError
+from rvq.quantize.estimator import write_atomically
+from rvq.quantize.kernels import blas, native
+from rvq.quantize.residual import ResidualQuantizer
+from rvq.quantize.vectors import as_codes, as_vectors
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Nearest vectors of an index, best first.
+
+    Attributes:
+        ids: in the order of `Index.add`, `[n_queries, k]`.
+        distances: squared distances to the decoded vectors, or negative inner products with them,
+            `[n_queries, k]`; smaller is nearer.
+    """
+
+    ids: Integers
+    distances: Floats
+
+
+class Index:
+    """Exact search for the decoded vectors nearest to a query, without decoding them.
+
+    The product of a query with a decoded vector is a sum of its products with codewords, so one
+    small table per query serves all vectors (asymmetric distances, Jégou, Douze & Schmid 2011);
+    squared norms are kept beside the codes. A vector takes one byte per codebook of up to 256
+    codewords (else two) and four bytes for its norm.
+
+    Args:
+        quantizer: fitted.
+        metric: `l2` for Euclidean distance, `ip` for the greatest inner product.
+        threads: that share the queries; 0 for all cores.
+
+    Example:
+        >>> import numpy as np, rvq
+        >>> x = np.random.default_rng(0).normal(size=(2000, 16)).astype(np.float32)
+        >>> index = rvq.Index(rvq.ResidualQuantizer(n_codebooks=8, codebook_size=64).fit(x))
+        >>> index.add(x)
+        >>> index.search(x[:3], k=1).ids.ravel().tolist()
+        [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        quantizer: ResidualQuantizer,
+        *,
+        metric: Literal["l2", "ip"] = "l2",
+        threads: int = 1,
+    ) -> None:
+        if metric not in ("l2", "ip"):
+            raise InputError(f"metric must be 'l2' or 'ip', got {metric!r}")
+        self.quantizer = quantizer
+        self.metric = metric
+        self.threads = threads or len(os.sched_getaffinity(0))
+        n, size, _ = quantizer.codebooks_.shape
+        if size > 65536:
+            raise InputError(f"codebooks of at most 65536 codewords, got {size}")
+        self.codes: npt.NDArray[np.unsignedinteger] = np.empty(
+            (0, n), np.uint8 if size <= 256 else np.uint16
+        )
+        self.norms: Floats = np.empty(0, np.float32)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def add(self, x: npt.ArrayLike) -> None:
+        """Encode vectors `[n, dim]` and keep their codes."""
+        self.add_codes(self.quantizer.encode(as_vectors(x)))
+
+    def add_codes(self, codes: npt.ArrayLike) -> None:
+        """Keep vectors that are codes already, `[n, n_codebooks]`.
+
+        Raises:
+            InputError: codes out of range, or of another number of codebooks.
+        """
+        n, size, _ = self.quantizer.codebooks_.shape
+        indices = as_codes(codes, most=n, codebook_size=size)
+        if indices.ndim != 2 or indices.shape[1] != n:
+            raise InputError(f"codes must be [n, {n}], got {indices.shape}")
+        norms = [
+            np.square(self.quantizer.decode(indices[i : i + 65536])).sum(axis=1)
+            for i in range(0, len(indices), 65536)  # no more decoded at once
+        ]
+        self.codes = np.concatenate([self.codes, indices.astype(self.codes.dtype)])
+        self.norms = np.concatenate([self.norms, *norms])
+
+    def search(self, queries: npt.ArrayLike, k: int = 10) -> Neighbours:
+        """The k nearest vectors of every query, `[n_queries, dim]`; of equally near ones the first.
+
+        Raises:
+            InputError: queries of another dimension, or k beyond the number of vectors.
+        """
+        vectors = as_vectors(queries, self.quantizer.n_features_in_)
+        if vectors.ndim != 2:
+            raise InputError(f"queries must be [n, dim], got {vectors.shape}")
+        if not 1 <= k <= len(self):
+            raise InputError(f"k must be in 1..{len(self)}, the vectors added, got {k}")
+        codebooks = self.quantizer.codebooks_
+        factor = 2 if self.metric == "l2" else 1
+        norms = self.norms if self.metric == "l2" else np.zeros_like(self.norms)
+        ids = np.empty((len(vectors), k), np.int64)
+        distances = np.empty((len(vectors), k), np.float32)
+        scan = native.scan if native.available() else blas.scan
+
+        def work(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                table = factor * (codebooks @ vectors[i])
+                scan(self.codes, table, norms, distances[i], ids[i])
+
+        native.in_chunks(work, len(vectors), self.threads, grain=1)
+        if self.metric == "l2":
+            distances += np.square(vectors).sum(axis=1, keepdims=True)
+            np.maximum(distances, 0, out=distances)
+        return Neighbours(ids, distances)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index into a folder: quantizer, codes and norms, each a file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.quantizer.save(folder / "quantizer.safetensors")
+        for name, array in (("codes", self.codes), ("norms", self.norms)):
+            temporary = folder / f"{name}.tmp.npy"
+            np.save(temporary, array)
+            temporary.replace(folder / f"{name}.npy")
+        settings = {"format": 1, "metric": self.metric}
+        write_atomically(folder / "index.json", json.dumps(settings).encode())
+
+    @classmethod
+    def load(cls, folder: str | Path, *, memory_map: bool = False, threads: int = 1) -> "Index":
+        """Read an index that `save` wrote.
+
+        Args:
+            folder: of the index.
+            memory_map: leave codes and norms on disk, read as a search passes over them.
+            threads: as in the constructor.
+
+        Raises:
+            ModelError: the folder holds no index, or a damaged one.
+        """
+        folder = Path(folder)
+        try:
+            settings = json.loads((folder / "index.json").read_text())
+            quantizer = ResidualQuantizer.load(folder / "quantizer.safetensors")
+            index = cls(quantizer, metric=settings["metric"], threads=threads)
+            mode: Literal["r"] | None = "r" if memory_map else None
+            codes = np.load(folder / "codes.npy", mmap_mode=mode, allow_pickle=False)
+            norms = np.load(folder / "norms.npy", mmap_mode=mode, allow_pickle=False)
+        except FileNotFoundError as error:
+            raise ModelError(f"no index at {folder}: {error.filename} is missing") from None
+        except (OSError, ValueError, KeyError, InputError) as error:
+            raise ModelError(f"the index at {folder} is damaged: {error}") from None
+        shape = (len(norms), index.codes.shape[1])
+        if codes.dtype != index.codes.dtype or codes.shape != shape or norms.ndim != 1:
+            raise ModelError(f"the index at {folder} is damaged: its files do not fit together")
+        if len(codes) and int(codes.max()) >= quantizer.codebook_size:
+            raise ModelError(f"the index at {folder} is damaged: it has codes out of range")
+        index.codes, index.norms = codes, norms
+        return index

@@ -1,0 +1,141 @@
+"""The search kernels in C: AVX-512 (with or without bf16), AVX2 or portable, as the processor has.
+
+Greedy codes follow the definition of `reference.greedy` to the bit whatever kernel runs: scores are
+float32, and where two are closer than their rounding errors the order is settled in float64.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from rvq.quantize.kernels.books import Books
+
+try:
+    from rvq.quantize.kernels import _native
+except ImportError:  # installed without a compiler
+    _native = None  # type: ignore[assignment]
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+MAX_BEAM = 32
+MAX_STAGES = 256
+TABLES_LIMIT = 160 << 20
+"""Bytes; beam search computes with residuals where products of codewords would take more."""
+_GRAIN = 48 * 16
+"""Rows that a thread takes at a time."""
+_NOTHING = np.empty(0, np.float32)
+
+
+@lru_cache
+def kernels() -> dict[str, tuple[int, bool]]:
+    """Kernels that run on this processor, fastest first: name -> (number, has a bf16 mode)."""
+    if _native is None:
+        return {}
+    return {name: (number, bool(bf16)) for name, number, bf16 in _native.kernels()}
+
+
+def available() -> bool:
+    """Whether the C kernels were compiled."""
+    return bool(kernels())
+
+
+def greedy(
+    x: Floats, books: Books, *, fast: bool = False, threads: int = 1, kernel: str | None = None
+) -> tuple[Integers, Floats]:
+    """Greedy search: codes `[n, n_codebooks]` and what is left of the vectors, `[n, dim]`.
+
+    Args:
+        x: vectors, `[n, dim]`, finite.
+        books: the codebooks.
+        fast: scores from bf16 products, where the processor has them: nearly tied codewords may be
+            taken for one another.
+        threads: that share the rows.
+        kernel: one of `kernels()`; default the fastest.
+    """
+    codes = np.empty((len(x), len(books.codebooks)), np.int64)
+    left = np.empty_like(x)
+    number, bf16 = kernels()[kernel or next(iter(kernels()))]
+    _run(number, 1, fast and bf16, x, books, codes, left, threads)
+    return codes, left
+
+
+def beam(
+    x: Floats, books: Books, width: int, *, threads: int = 1, kernel: str | None = None
+) -> tuple[Integers, Floats]:
+    """Search that follows the `width` best code sequences; arguments and results as for `greedy`.
+
+    Codes are the same for every kernel and number of threads.
+    """
+    codes = np.empty((len(x), len(books.codebooks)), np.int64)
+    number, _ = kernels()[kernel or next(iter(kernels()))]
+    _run(number, width, False, x, books, codes, _NOTHING, threads)
+    left = x.copy()
+    for stage, codebook in enumerate(books.codebooks):
+        left -= codebook[codes[:, stage]]
+    return codes, left
+
+
+def _run(
+    number: int,
+    width: int,
+    fast: bool,
+    x: Floats,
+    books: Books,
+    codes: Integers,
+    left: Floats,
+    threads: int,
+) -> None:
+    n_codebooks, size, dim = books.codebooks.shape
+    tables = books.tables if width > 1 and books.tables_bytes <= TABLES_LIMIT else _NOTHING
+    packed16 = books.packed16 if fast else _NOTHING
+    arrays = (books.codebooks, books.packed, packed16, books.costs, books.offsets, books.reach)
+    shape = (n_codebooks, size, books.padded, dim)
+
+    def search(start: int, stop: int) -> None:
+        _native.search(number, width, fast, shape, start, stop, x, *arrays, tables, codes, left)
+
+    in_chunks(search, len(x), threads)
+
+
+def in_chunks(work: Callable[[int, int], None], n: int, threads: int, grain: int = _GRAIN) -> None:
+    """Call `work(start, stop)` on ranges of rows; idle threads take the next range."""
+    if threads == 1 or n <= grain:
+        work(0, n)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        starts = range(0, n, grain)
+        for done in [pool.submit(work, start, min(start + grain, n)) for start in starts]:
+            done.result()
+
+
+def decode(codes: Integers, codebooks: Floats) -> Floats:
+    """Sums of codewords: `[n, any prefix]` -> `[n, dim]`."""
+    _, size, dim = codebooks.shape
+    n, used = codes.shape
+    vectors = np.empty((n, dim), np.float32)
+    _native.decode((n, used, size, dim), codes, codebooks, vectors)
+    return vectors
+
+
+def scan(
+    codes: npt.NDArray[np.unsignedinteger],
+    table: Floats,
+    norms: Floats,
+    distances: Floats,
+    ids: Integers,
+) -> None:
+    """Find the smallest  norms[i] - sum_m table[m, codes[i, m]],  best first, ties to the lowest i.
+
+    Args:
+        codes: `[n, n_codebooks]`, uint8 for codebooks of up to 256 codewords, else uint16.
+        table: `[n_codebooks, codebook_size]`.
+        norms: `[n]`.
+        distances: where the k values go, `[k]`.
+        ids: where their rows go, `[k]`.
+    """
+    n, m = codes.shape
+    _native.scan((n, m, table.shape[1], len(ids)), codes, table, norms, distances, ids)

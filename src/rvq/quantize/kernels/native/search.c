@@ -1,0 +1,509 @@
+/* Nearest-codeword search in C: greedy and beam, for the instruction set found at run time.
+ *
+ * Vectors are taken in chunks whose scores and residuals stay in the cache; a tile of scores stays
+ * in registers. The interface to Python is at the end; `kernels/native.py` describes the arguments.
+ */
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHUNK 48      /* rows at a time; a multiple of every ROWS */
+#define PANEL 32      /* codewords side by side in the packed codebooks */
+#define MAX_BEAM 32
+#define MAX_STAGES 256
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+typedef struct {
+    long n_codebooks, size, padded, dim;
+    const float *codebooks;   /* [n_codebooks][size][dim] */
+    const float *packed;      /* [n_codebooks][padded / PANEL][dim][PANEL] */
+    const uint16_t *packed16; /* bfloat16, [n_codebooks][padded / PANEL][pairs][PANEL][2], or none */
+    const double *costs;      /* [n_codebooks][size]: score = x.c - cost */
+    const float *offsets;     /* -costs, [n_codebooks][padded], -infinity for no codeword */
+    const float *reach;       /* [n_codebooks][2]: greatest norm and cost of a codebook */
+    const float *tables;      /* products of codewords of earlier and later stages, or none */
+} Books;
+
+typedef struct {
+    int n, size;
+    float score[MAX_BEAM];
+    int32_t parent[MAX_BEAM], code[MAX_BEAM];
+} Best;
+
+static inline void best_clear(Best *best, long size)
+{
+    best->n = best->size = (int)size;
+    for (int i = 0; i < best->size; i++) {
+        best->score[i] = -INFINITY;
+        best->parent[i] = best->code[i] = 0;
+    }
+}
+
+/* Insert a score; of equal ones the first stays ahead. */
+static inline void keep(Best *best, float score, int parent, long code)
+{
+    int i = best->size - 1;
+    if (!(score > best->score[i]))
+        return;
+    for (; i > 0 && score > best->score[i - 1]; i--) {
+        best->score[i] = best->score[i - 1];
+        best->parent[i] = best->parent[i - 1];
+        best->code[i] = best->code[i - 1];
+    }
+    best->score[i] = score;
+    best->parent[i] = parent;
+    best->code[i] = (int32_t)code;
+}
+
+/* The definition of a score: products of floats are exact in float64, the order of the sum is
+ * fixed, so every processor and `kernels/blas.py` get the same. */
+static double exact_score(const Books *books, long stage, long k, const float *x)
+{
+    const float *c = books->codebooks + (stage * books->size + k) * books->dim;
+    double sum = 0;
+    for (long d = 0; d < books->dim; d++)
+        sum += (double)x[d] * c[d];
+    return sum - books->costs[stage * books->size + k];
+}
+
+static long exact_best(const Books *books, long stage, const float *x)
+{
+    long winner = 0;
+    double record = exact_score(books, stage, 0, x);
+    for (long k = 1; k < books->size; k++) {
+        double score = exact_score(books, stage, k, x);
+        if (score > record) {
+            record = score;
+            winner = k;
+        }
+    }
+    return winner;
+}
+
+/* Twice the largest rounding error of a float32 score (Higham 2002, section 3.1). */
+static inline float error_margin(const Books *books, long stage, const float *x)
+{
+    float lanes[8] = {0}, sum = 0;
+    long d = 0;
+    for (; d + 8 <= books->dim; d += 8)
+        for (int i = 0; i < 8; i++)
+            lanes[i] += x[d + i] * x[d + i];
+    for (; d < books->dim; d++)
+        sum += x[d] * x[d];
+    for (int i = 0; i < 8; i++)
+        sum += lanes[i];
+    float size = sqrtf(sum) * books->reach[2 * stage] + books->reach[2 * stage + 1];
+    return (float)(books->dim + 8) * FLT_EPSILON * size;
+}
+
+static void pack_columns(const float *x, long rows, long dim, float *columns)
+{
+    for (long row = 0; row < rows; row++)
+        for (long d = 0; d < dim; d++)
+            columns[d * CHUNK + row] = x[row * dim + d];
+    for (long row = rows; row < CHUNK; row++)
+        for (long d = 0; d < dim; d++)
+            columns[d * CHUNK + row] = 0;
+}
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+static inline uint32_t bfloat16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+}
+
+/* Pairs of neighbouring components as bfloat16, `[pairs][CHUNK]`. */
+static void pack_columns16(const float *x, long rows, long dim, uint32_t *columns)
+{
+    const long pairs = (dim + 1) / 2;
+    memset(columns, 0, pairs * CHUNK * sizeof *columns);
+    for (long row = 0; row < rows; row++)
+        for (long d = 0; d < dim; d++)
+            columns[d / 2 * CHUNK + row] |= bfloat16(x[row * dim + d]) << (16 * (d & 1));
+}
+
+#define TARGET16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+
+TARGET16 static void scores_bf16(const uint32_t *columns, long rows, const Books *books, long stage,
+                                 float *scores, long stride)
+{
+    const long pairs = (books->dim + 1) / 2;
+    const uint16_t *packed = books->packed16 + stage * books->padded * pairs * 2;
+    const float *offsets = books->offsets + stage * books->padded;
+    for (long k = 0; k < books->padded; k += PANEL)
+        for (long row = 0; row < rows; row += 12) {
+            __m512 a[12], b[12];
+#pragma GCC unroll 12
+            for (int r = 0; r < 12; r++) {
+                a[r] = _mm512_loadu_ps(offsets + k);
+                b[r] = _mm512_loadu_ps(offsets + k + 16);
+            }
+            const uint16_t *panel = packed + k * pairs * 2;
+            const uint32_t *x = columns + row;
+            for (long d = 0; d < pairs; d++) {
+                __m512bh p = (__m512bh)_mm512_loadu_si512(panel);
+                __m512bh q = (__m512bh)_mm512_loadu_si512(panel + 32);
+#pragma GCC unroll 12
+                for (int r = 0; r < 12; r++) {
+                    __m512bh v = (__m512bh)_mm512_set1_epi32((int)x[r]);
+                    a[r] = _mm512_dpbf16_ps(a[r], v, p);
+                    b[r] = _mm512_dpbf16_ps(b[r], v, q);
+                }
+                x += CHUNK;
+                panel += 2 * PANEL;
+            }
+#pragma GCC unroll 12
+            for (int r = 0; r < 12; r++) {
+                _mm512_storeu_ps(scores + (row + r) * stride + k, a[r]);
+                _mm512_storeu_ps(scores + (row + r) * stride + k + 16, b[r]);
+            }
+        }
+}
+
+#define FN(name) name##_avx512bf16
+#define TARGET TARGET16
+#define VEC __m512
+#define LANES 16
+#define ROWS 12
+#define LOAD(p) _mm512_loadu_ps(p)
+#define STORE(p, v) _mm512_storeu_ps(p, v)
+#define SET1(s) _mm512_set1_ps(s)
+#define ADD(a, b) _mm512_add_ps(a, b)
+#define SUB(a, b) _mm512_sub_ps(a, b)
+#define MAX(a, b) _mm512_max_ps(a, b)
+#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
+#define ABOVE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
+#define SCORES16 scores_bf16
+#include "tiles.h"
+
+#define FN(name) name##_avx512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define VEC __m512
+#define LANES 16
+#define ROWS 12
+#define LOAD(p) _mm512_loadu_ps(p)
+#define STORE(p, v) _mm512_storeu_ps(p, v)
+#define SET1(s) _mm512_set1_ps(s)
+#define ADD(a, b) _mm512_add_ps(a, b)
+#define SUB(a, b) _mm512_sub_ps(a, b)
+#define MAX(a, b) _mm512_max_ps(a, b)
+#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
+#define ABOVE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
+#include "tiles.h"
+
+#define FN(name) name##_avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#define VEC __m256
+#define LANES 8
+#define ROWS 6
+#define LOAD(p) _mm256_loadu_ps(p)
+#define STORE(p, v) _mm256_storeu_ps(p, v)
+#define SET1(s) _mm256_set1_ps(s)
+#define ADD(a, b) _mm256_add_ps(a, b)
+#define SUB(a, b) _mm256_sub_ps(a, b)
+#define MAX(a, b) _mm256_max_ps(a, b)
+#define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define AT_LEAST(a, b) (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))
+#define ABOVE(a, b) (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ))
+#include "tiles.h"
+#endif
+
+/* Any other processor: vectors of four, which compilers map to what there is. */
+typedef float Four __attribute__((vector_size(16)));
+static inline Four four_load(const float *p) { Four v; memcpy(&v, p, sizeof v); return v; }
+static inline void four_store(float *p, Four v) { memcpy(p, &v, sizeof v); }
+static inline Four four_max(Four a, Four b)
+{
+    for (int i = 0; i < 4; i++)
+        a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
+}
+static inline Four four_fma(Four a, Four b, Four c)
+{
+    for (int i = 0; i < 4; i++)
+        c[i] = fmaf(a[i], b[i], c[i]); /* one rounding, as elsewhere */
+    return c;
+}
+static inline unsigned four_at_least(Four a, Four b)
+{
+    return (unsigned)((a[0] >= b[0]) | (a[1] >= b[1]) << 1 | (a[2] >= b[2]) << 2 |
+                      (a[3] >= b[3]) << 3);
+}
+static inline unsigned four_above(Four a, Four b)
+{
+    return (unsigned)((a[0] > b[0]) | (a[1] > b[1]) << 1 | (a[2] > b[2]) << 2 |
+                      (a[3] > b[3]) << 3);
+}
+#define FN(name) name##_portable
+#define TARGET
+#define VEC Four
+#define LANES 4
+#define ROWS 4
+#define LOAD(p) four_load(p)
+#define STORE(p, v) four_store(p, v)
+#define SET1(s) ((Four){s, s, s, s})
+#define ADD(a, b) ((a) + (b))
+#define SUB(a, b) ((a) - (b))
+#define MAX(a, b) four_max(a, b)
+#define FMA(a, b, c) four_fma(a, b, c)
+#define AT_LEAST(a, b) four_at_least(a, b)
+#define ABOVE(a, b) four_above(a, b)
+#include "tiles.h"
+
+typedef struct {
+    const char *name;
+    int bf16;
+    void (*greedy)(const Books *, const float *, long, int64_t *, float *, float *, int);
+    void (*beam_tables)(const Books *, const float *, long, int, int64_t *, float *);
+    void (*beam_residuals)(const Books *, const float *, long, int, int64_t *, float *);
+} Kernel;
+
+#define KERNEL(name, bf16) {#name, bf16, greedy_##name, beam_tables_##name, beam_residuals_##name}
+static const Kernel KERNELS[] = {
+#if defined(__x86_64__)
+    KERNEL(avx512bf16, 1),
+    KERNEL(avx512, 0),
+    KERNEL(avx2, 0),
+#endif
+    KERNEL(portable, 0),
+};
+#define N_KERNELS ((int)(sizeof KERNELS / sizeof *KERNELS))
+
+static int supported(int i)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (i == 0)
+        return avx512 && __builtin_cpu_supports("avx512bf16");
+    if (i == 1)
+        return avx512;
+    if (i == 2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return 1;
+}
+
+/* -- the interface to Python ---------------------------------------------------------------- */
+
+static PyObject *kernels(PyObject *self, PyObject *none)
+{
+    (void)self, (void)none;
+    PyObject *names = PyList_New(0);
+    for (int i = 0; names && i < N_KERNELS; i++)
+        if (supported(i)) {
+            PyObject *entry = Py_BuildValue("(sii)", KERNELS[i].name, i, KERNELS[i].bf16);
+            if (!entry || PyList_Append(names, entry) < 0)
+                Py_CLEAR(names);
+            Py_XDECREF(entry);
+        }
+    return names;
+}
+
+static PyObject *too_small(const char *what)
+{
+    PyErr_Format(PyExc_ValueError, "%s has another size than the shapes say", what);
+    return NULL;
+}
+
+static PyObject *search(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_buffer x, codebooks, packed, packed16, costs, offsets, reach, tables, codes, residual;
+    int kernel, width, fast;
+    long n_codebooks, size, padded, dim, start, stop;
+    if (!PyArg_ParseTuple(args, "iii(llll)lly*y*y*y*y*y*y*y*w*w*", &kernel, &width, &fast,
+                          &n_codebooks, &size, &padded, &dim, &start, &stop, &x, &codebooks, &packed,
+                          &packed16, &costs, &offsets, &reach, &tables, &codes, &residual))
+        return NULL;
+    PyObject *result = NULL;
+    float *work = NULL;
+    const long pairs = (dim + 1) / 2;
+    const long n_tables = padded * size * (n_codebooks * (n_codebooks - 1) / 2);
+    if (kernel < 0 || kernel >= N_KERNELS || !supported(kernel) || n_codebooks < 1 ||
+        n_codebooks > MAX_STAGES || size < 1 || padded < size || padded % PANEL || dim < 1 ||
+        width < 1 || width > MAX_BEAM || start < 0 || stop < start)
+        PyErr_SetString(PyExc_ValueError, "arguments out of range");
+    else if (x.len < stop * dim * 4)
+        too_small("x");
+    else if (codebooks.len != n_codebooks * size * dim * 4)
+        too_small("codebooks");
+    else if (packed.len != n_codebooks * padded * dim * 4)
+        too_small("packed");
+    else if (fast && (!KERNELS[kernel].bf16 || packed16.len != n_codebooks * padded * pairs * 4))
+        too_small("packed16");
+    else if (costs.len != n_codebooks * size * 8)
+        too_small("costs");
+    else if (offsets.len != n_codebooks * padded * 4)
+        too_small("offsets");
+    else if (reach.len != n_codebooks * 8)
+        too_small("reach");
+    else if (tables.len && tables.len != n_tables * 4)
+        too_small("tables");
+    else if (codes.len < stop * n_codebooks * 8)
+        too_small("codes");
+    else if (width == 1 && residual.len < stop * dim * 4)
+        too_small("residual");
+    else {
+        const int with_tables = width > 1 && tables.len;
+        const long scores = CHUNK * padded * (with_tables ? n_codebooks : 1);
+        const long floats = CHUNK * (dim + 1) + scores + (width > 1 ? 2 * CHUNK * dim : 0);
+        work = malloc(floats * sizeof *work);
+        if (!work)
+            PyErr_NoMemory();
+    }
+    if (work) {
+        const Books books = {n_codebooks, size, padded, dim, codebooks.buf, packed.buf,
+                             packed16.buf, costs.buf, offsets.buf, reach.buf, tables.buf};
+        const float *from = (const float *)x.buf + start * dim;
+        int64_t *to = (int64_t *)codes.buf + start * n_codebooks;
+        const Kernel *run = KERNELS + kernel;
+        Py_BEGIN_ALLOW_THREADS
+        if (width == 1)
+            run->greedy(&books, from, stop - start, to, (float *)residual.buf + start * dim, work,
+                        fast);
+        else if (tables.len)
+            run->beam_tables(&books, from, stop - start, width, to, work);
+        else
+            run->beam_residuals(&books, from, stop - start, width, to, work);
+        Py_END_ALLOW_THREADS
+        free(work);
+        result = Py_NewRef(Py_None);
+    }
+    Py_buffer *all[] = {&x, &codebooks, &packed, &packed16, &costs, &offsets, &reach, &tables,
+                        &codes, &residual};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        PyBuffer_Release(all[i]);
+    return result;
+}
+
+static PyObject *decode(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_buffer codes, codebooks, vectors;
+    long n, n_used, size, dim;
+    if (!PyArg_ParseTuple(args, "(llll)y*y*w*", &n, &n_used, &size, &dim, &codes, &codebooks,
+                          &vectors))
+        return NULL;
+    PyObject *result = NULL;
+    if (n < 0 || n_used < 1 || codes.len != n * n_used * 8 || vectors.len != n * dim * 4 ||
+        codebooks.len < n_used * size * dim * 4)
+        too_small("codes, codebooks or vectors");
+    else {
+        const int64_t *code = codes.buf;
+        const float *books = codebooks.buf;
+        float *restrict out = vectors.buf;
+        long bad = 0;
+        Py_BEGIN_ALLOW_THREADS
+        for (long i = 0; i < n && !bad; i++, code += n_used, out += dim) {
+            for (long m = 0; m < n_used; m++)
+                bad |= code[m] < 0 || code[m] >= size;
+            if (bad)
+                break;
+            memcpy(out, books + code[0] * dim, dim * sizeof *out);
+            for (long m = 1; m < n_used; m++) {
+                const float *restrict codeword = books + (m * size + code[m]) * dim;
+                for (long d = 0; d < dim; d++)
+                    out[d] += codeword[d];
+            }
+        }
+        Py_END_ALLOW_THREADS
+        if (bad)
+            PyErr_SetString(PyExc_ValueError, "a code is out of range");
+        else
+            result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&codes);
+    PyBuffer_Release(&codebooks);
+    PyBuffer_Release(&vectors);
+    return result;
+}
+
+/* The k smallest of  norms[i] - sum_m table[m][codes[i][m]],  in order; ties to the lowest i. */
+#define SCAN(Code)                                                                                 \
+    static inline __attribute__((always_inline)) void scan_##Code(                                 \
+        const Code *codes, long n, const long m, long size, const float *table,                    \
+        const float *norms, long k, float *best, int64_t *ids)                                     \
+    {                                                                                              \
+        for (long i = 0; i < n; i++, codes += m) {                                                 \
+            float sum = 0;                                                                         \
+            for (long j = 0; j < m; j++)                                                           \
+                sum += table[j * size + codes[j]];                                                 \
+            const float cost = norms[i] - sum;                                                     \
+            if (!(cost < best[k - 1]))                                                             \
+                continue;                                                                          \
+            long at = k - 1;                                                                       \
+            for (; at > 0 && cost < best[at - 1]; at--) {                                          \
+                best[at] = best[at - 1];                                                           \
+                ids[at] = ids[at - 1];                                                             \
+            }                                                                                      \
+            best[at] = cost;                                                                       \
+            ids[at] = i;                                                                           \
+        }                                                                                          \
+    }
+SCAN(uint8_t)
+SCAN(uint16_t)
+
+static PyObject *scan(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_buffer codes, table, norms, best, ids;
+    long n, m, size, k;
+    if (!PyArg_ParseTuple(args, "(llll)y*y*y*w*w*", &n, &m, &size, &k, &codes, &table, &norms, &best,
+                          &ids))
+        return NULL;
+    PyObject *result = NULL;
+    const long width = size <= 256 ? 1 : 2;
+    if (n < 1 || m < 1 || k < 1 || size > 65536 || codes.len != n * m * width ||
+        table.len != m * size * 4 || norms.len != n * 4 || best.len != k * 4 || ids.len != k * 8)
+        too_small("codes, tables or results");
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        for (long i = 0; i < k; i++) {
+            ((float *)best.buf)[i] = INFINITY;
+            ((int64_t *)ids.buf)[i] = -1;
+        }
+        if (width == 2)
+            scan_uint16_t(codes.buf, n, m, size, table.buf, norms.buf, k, best.buf, ids.buf);
+        else if (m == 8 && size == 256) /* constants unroll the loop */
+            scan_uint8_t(codes.buf, n, 8, 256, table.buf, norms.buf, k, best.buf, ids.buf);
+        else
+            scan_uint8_t(codes.buf, n, m, size, table.buf, norms.buf, k, best.buf, ids.buf);
+        Py_END_ALLOW_THREADS
+        result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&codes);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&norms);
+    PyBuffer_Release(&best);
+    PyBuffer_Release(&ids);
+    return result;
+}
+
+static PyMethodDef METHODS[] = {
+    {"kernels", kernels, METH_NOARGS, "Names, numbers and bf16 ability of what runs here."},
+    {"search", search, METH_VARARGS, "Codes (and, greedy, residuals) of x[start:stop]."},
+    {"decode", decode, METH_VARARGS, "Sums of codewords."},
+    {"scan", scan, METH_VARARGS, "The k nearest of vectors kept as codes, by look-up tables."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, METHODS,
+                                    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    return PyModule_Create(&MODULE);
+}

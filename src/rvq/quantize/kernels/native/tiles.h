@@ -1,0 +1,263 @@
+/* The search for one instruction set, included once for each.
+ *
+ * Expects: FN(name) names a function of this set, TARGET its attribute, VEC a vector of LANES floats
+ * with LOAD, STORE, SET1, ADD, SUB, MAX, FMA (a * b + c), AT_LEAST and ABOVE (bit masks over the
+ * lanes), and ROWS, the rows of a tile: two vectors of scores a row must fit into the registers.
+ */
+
+/* Scores of ROWS vectors against 2 * LANES codewords. Every score is one chain of fused
+ * multiply-adds over the dimension, so that it does not depend on LANES or ROWS. */
+TARGET static void FN(tile)(const float *restrict x, long dim, const float *restrict panel,
+                            const float *restrict offsets, float *restrict scores, long stride)
+{
+    VEC a[ROWS], b[ROWS];
+    VEC a0 = LOAD(offsets), b0 = LOAD(offsets + LANES);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+        a[r] = a0;
+        b[r] = b0;
+    }
+    for (long d = 0; d < dim; d++) {
+        VEC p = LOAD(panel), q = LOAD(panel + LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; r++) {
+            VEC v = SET1(x[r]);
+            a[r] = FMA(v, p, a[r]);
+            b[r] = FMA(v, q, b[r]);
+        }
+        x += CHUNK;
+        panel += PANEL;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+        STORE(scores + r * stride, a[r]);
+        STORE(scores + r * stride + LANES, b[r]);
+    }
+}
+
+/* Scores of the vectors `x [dim][CHUNK]` against one codebook, `[CHUNK][padded]`. */
+TARGET static void FN(scores)(const float *x, long n_rows, const Books *books, long stage,
+                              float *scores, long stride)
+{
+    const float *packed = books->packed + stage * books->padded * books->dim;
+    const float *offsets = books->offsets + stage * books->padded;
+    for (long k = 0; k < books->padded; k += PANEL)
+        for (long row = 0; row < n_rows; row += ROWS)
+            for (long o = 0; o < PANEL; o += 2 * LANES)
+                FN(tile)(x + row, books->dim, packed + k * books->dim + o, offsets + k + o,
+                         scores + row * stride + k + o, stride);
+}
+
+TARGET static float FN(greatest)(const float *scores, long n)
+{
+    VEC m0 = LOAD(scores), m1 = LOAD(scores + LANES);
+    for (long i = 2 * LANES; i < n; i += 2 * LANES) {
+        m0 = MAX(m0, LOAD(scores + i));
+        m1 = MAX(m1, LOAD(scores + i + LANES));
+    }
+    float lanes[LANES];
+    STORE(lanes, MAX(m0, m1));
+    float best = lanes[0];
+    for (int i = 1; i < LANES; i++)
+        best = lanes[i] > best ? lanes[i] : best;
+    return best;
+}
+
+/* The best codeword. Scores within `margin` of the greatest could be it: they are computed again in
+ * float64, which settles the order the same way on every processor; ties go to the lowest index. */
+TARGET static long FN(best)(const float *scores, float margin, const Books *books, long stage,
+                            const float *x)
+{
+    const float threshold = FN(greatest)(scores, books->padded) - margin;
+    const VEC least = SET1(threshold);
+    long first = -1, winner = -1;
+    double record = 0;
+    for (long i = 0; i < books->padded; i += LANES) {
+        unsigned mask = AT_LEAST(LOAD(scores + i), least);
+        for (; mask; mask &= mask - 1) {
+            long k = i + __builtin_ctz(mask);
+            if (first < 0) {
+                first = k;
+                if (margin == 0)
+                    return first;
+                continue;
+            }
+            if (winner < 0) {
+                winner = first;
+                record = exact_score(books, stage, first, x);
+            }
+            double score = exact_score(books, stage, k, x);
+            if (score > record) {
+                record = score;
+                winner = k;
+            }
+        }
+    }
+    if (first < 0) /* overflow: no score is finite */
+        return exact_best(books, stage, x);
+    return winner < 0 ? first : winner;
+}
+
+TARGET static void FN(greedy)(const Books *books, const float *x, long n, int64_t *codes,
+                              float *residual, float *work, int fast)
+{
+    const long dim = books->dim, padded = books->padded;
+    float *columns = work, *scores = work + CHUNK * dim;
+    for (long start = 0; start < n; start += CHUNK) {
+        const long rows = n - start < CHUNK ? n - start : CHUNK;
+        float *left = residual + start * dim;
+        memcpy(left, x + start * dim, rows * dim * sizeof *x);
+        for (long stage = 0; stage < books->n_codebooks; stage++) {
+#ifdef SCORES16
+            if (fast) {
+                pack_columns16(left, rows, dim, (uint32_t *)columns);
+                SCORES16((const uint32_t *)columns, rows, books, stage, scores, padded);
+            } else
+#endif
+            {
+                pack_columns(left, rows, dim, columns);
+                FN(scores)(columns, rows, books, stage, scores, padded);
+            }
+            const float *codebook = books->codebooks + stage * books->size * dim;
+            for (long row = 0; row < rows; row++) {
+                float *r = left + row * dim;
+                float margin = fast ? 0 : error_margin(books, stage, r);
+                long k = FN(best)(scores + row * padded, margin, books, stage, r);
+                codes[(start + row) * books->n_codebooks + stage] = k;
+                for (long d = 0; d < dim; d++)
+                    r[d] -= codebook[k * dim + d];
+            }
+        }
+    }
+}
+
+/* Offer the scores `base + Σ -rows[j]` of one path's extensions to the list of the best. */
+TARGET static void FN(offer)(const float *base, const float *const *rows, long n_rows, float path,
+                             int parent, const Books *books, Best *best)
+{
+    const VEC so_far = SET1(path);
+    for (long i = 0; i < books->padded; i += LANES) {
+        VEC v = LOAD(base + i);
+        for (long j = 0; j < n_rows; j++)
+            v = SUB(v, LOAD(rows[j] + i));
+        v = ADD(v, so_far);
+        unsigned mask = ABOVE(v, SET1(best->score[best->size - 1]));
+        if (mask) {
+            float lanes[LANES];
+            STORE(lanes, v);
+            for (; mask; mask &= mask - 1) {
+                int lane = __builtin_ctz(mask);
+                keep(best, lanes[lane], parent, i + lane);
+            }
+        }
+    }
+}
+
+/* Beam search on products of codewords: one product per vector and codeword serves all paths. */
+TARGET static void FN(beam_tables)(const Books *books, const float *x, long n, int width,
+                                   int64_t *codes, float *work)
+{
+    const long dim = books->dim, padded = books->padded, stages = books->n_codebooks;
+    float *columns = work, *base = work + CHUNK * dim;
+    const long stride = stages * padded;
+    const float *rows_of_path[MAX_STAGES];
+    Best best;
+    float path_score[MAX_BEAM];
+    int32_t path[2][MAX_BEAM][MAX_STAGES];
+    for (long start = 0; start < n; start += CHUNK) {
+        const long rows = n - start < CHUNK ? n - start : CHUNK;
+        pack_columns(x + start * dim, rows, dim, columns);
+        for (long stage = 0; stage < stages; stage++)
+            FN(scores)(columns, rows, books, stage, base + stage * padded, stride);
+        for (long row = 0; row < rows; row++) {
+            int n_paths = 1, now = 0;
+            path_score[0] = 0;
+            for (long stage = 0; stage < stages; stage++) {
+                const float *table = books->tables + padded * books->size * (stage * (stage - 1) / 2);
+                best_clear(&best, MIN(width, n_paths * books->size));
+                for (int p = 0; p < n_paths; p++) {
+                    for (long j = 0; j < stage; j++)
+                        rows_of_path[j] = table + (j * books->size + path[now][p][j]) * padded;
+                    FN(offer)(base + row * stride + stage * padded, rows_of_path, stage,
+                              path_score[p], p, books, &best);
+                }
+                n_paths = best.n;
+                for (int p = 0; p < n_paths; p++) {
+                    memcpy(path[!now][p], path[now][best.parent[p]], stage * sizeof(int32_t));
+                    path[!now][p][stage] = best.code[p];
+                    path_score[p] = best.score[p];
+                }
+                now = !now;
+            }
+            for (long stage = 0; stage < stages; stage++)
+                codes[(start + row) * stages + stage] = path[now][0][stage];
+        }
+    }
+}
+
+/* Beam search on residuals, where the products of codewords would not fit into memory. */
+TARGET static void FN(beam_residuals)(const Books *books, const float *x, long n, int width,
+                                      int64_t *codes, float *work)
+{
+    const long dim = books->dim, padded = books->padded, stages = books->n_codebooks;
+    const long group = CHUNK / width;
+    float *columns = work, *scores = columns + CHUNK * dim;
+    float *residuals[2] = {scores + CHUNK * padded, scores + CHUNK * (padded + dim)};
+    Best best;
+    float path_score[CHUNK];
+    int32_t path[2][CHUNK][MAX_STAGES];
+    for (long start = 0; start < n; start += group) {
+        const long rows = n - start < group ? n - start : group;
+        int n_paths = 1, now = 0;
+        memcpy(residuals[0], x + start * dim, rows * dim * sizeof *x);
+        memset(path_score, 0, sizeof path_score);
+        for (long stage = 0; stage < stages; stage++) {
+            const float *codebook = books->codebooks + stage * books->size * dim;
+            pack_columns(residuals[now], rows * n_paths, dim, columns);
+            FN(scores)(columns, rows * n_paths, books, stage, scores, padded);
+            float new_score[CHUNK];
+            int n_next = 0;
+            for (long row = 0; row < rows; row++) {
+                best_clear(&best, MIN(width, n_paths * books->size));
+                for (int p = 0; p < n_paths; p++) {
+                    long from = row * n_paths + p;
+                    FN(offer)(scores + from * padded, 0, 0, path_score[from], p, books, &best);
+                }
+                n_next = best.n; /* the same for every row */
+                for (int p = 0; p < n_next; p++) {
+                    long from = row * n_paths + best.parent[p], to = row * n_next + p;
+                    memcpy(path[!now][to], path[now][from], stage * sizeof(int32_t));
+                    path[!now][to][stage] = best.code[p];
+                    new_score[to] = best.score[p];
+                    const float *source = residuals[now] + from * dim;
+                    const float *codeword = codebook + best.code[p] * dim;
+                    float *target = residuals[!now] + to * dim;
+                    for (long d = 0; d < dim; d++)
+                        target[d] = source[d] - codeword[d];
+                }
+            }
+            memcpy(path_score, new_score, sizeof path_score);
+            n_paths = n_next;
+            now = !now;
+        }
+        for (long row = 0; row < rows; row++)
+            for (long stage = 0; stage < stages; stage++)
+                codes[(start + row) * stages + stage] = path[now][row * n_paths][stage];
+    }
+}
+
+#undef FN
+#undef TARGET
+#undef VEC
+#undef LANES
+#undef ROWS
+#undef LOAD
+#undef STORE
+#undef SET1
+#undef ADD
+#undef SUB
+#undef MAX
+#undef FMA
+#undef AT_LEAST
+#undef ABOVE
+#undef SCORES16

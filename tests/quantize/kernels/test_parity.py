@@ -1,0 +1,174 @@
+"""Every kernel against the definition, on shapes that do not fit its blocks."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from rvq.quantize.kernels import blas, native, reference
+from rvq.quantize.kernels.books import Books
+
+KERNELS = list(native.kernels())
+SHAPES = [(1, 1, 2, 1), (50, 3, 2, 5), (97, 4, 16, 12), (200, 3, 100, 37), (60, 8, 256, 64)]
+
+needs_compiler = pytest.mark.skipif(not KERNELS, reason="the C kernels were not compiled")
+
+
+def problem(n, n_codebooks, size, dim, seed=0):
+    """Vectors, and codebooks of falling scale with a few codewords twice."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(n, dim)).astype(np.float32)
+    codebooks = random.normal(size=(n_codebooks, size, dim)).astype(np.float32)
+    codebooks *= (0.7 ** np.arange(n_codebooks, dtype=np.float32))[:, None, None]
+    codebooks[:, size // 2] = codebooks[:, 0]
+    return x, codebooks
+
+
+def test_kernels_are_compiled_where_a_compiler_is():
+    import shutil
+
+    if shutil.which("gcc"):
+        assert "portable" in KERNELS
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kernel", ["blas", *KERNELS])
+@pytest.mark.parametrize("penalised", [False, True])
+def test_greedy_is_the_definition_to_the_bit(kernel, shape, penalised):
+    x, codebooks = problem(*shape)
+    penalties = np.zeros(codebooks.shape[:2])
+    if penalised:
+        penalties = np.random.default_rng(1).exponential(size=codebooks.shape[:2])
+    codes, left = reference.greedy(x, codebooks, penalties)
+    books = Books.of(codebooks, penalties)
+    if kernel == "blas":
+        found, found_left = blas.greedy(x, books)
+    else:
+        found, found_left = native.greedy(x, books, kernel=kernel)
+    np.testing.assert_array_equal(found, codes)
+    np.testing.assert_array_equal(found_left, left)
+
+
+@pytest.mark.parametrize("kernel", ["blas", *KERNELS])
+def test_near_ties_are_settled_exactly(kernel):
+    """Codewords that differ by less than float32 scores can tell."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 48)).astype(np.float32)
+    centre = random.normal(size=48).astype(np.float32)
+    codebook = np.nextafter(
+        np.tile(centre, (64, 1)), random.normal(size=(64, 48)).astype(np.float32)
+    )[None]
+    expected, _ = reference.greedy(x, codebook)
+    books = Books.of(codebook)
+    found, _ = blas.greedy(x, books) if kernel == "blas" else native.greedy(x, books, kernel=kernel)
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(expected)) > 10
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES)
+def test_beam_codes_are_the_same_for_every_kernel_and_way(shape, monkeypatch):
+    x, codebooks = problem(*shape)
+    books = Books.of(codebooks)
+    expected, _ = native.beam(x, books, 5, kernel="portable")
+    for kernel in KERNELS:
+        np.testing.assert_array_equal(native.beam(x, books, 5, kernel=kernel)[0], expected)
+    error = np.square(x - blas.decode(expected, codebooks)).sum()
+    # With residuals instead of tables, and in numpy: other roundings, the same search.
+    monkeypatch.setattr(native, "TABLES_LIMIT", 0)
+    for codes in (native.beam(x, books, 5)[0], blas.beam(x, books, 5)[0]):
+        other = np.square(x - blas.decode(codes, codebooks)).sum()
+        assert other == pytest.approx(error, rel=1e-3)
+
+
+@needs_compiler
+def test_wide_beam_finds_the_best_of_all_sequences():
+    x, codebooks = problem(80, 3, 4, 6)
+    sums = [
+        sum(codebooks[i][c] for i, c in enumerate(choice))
+        for choice in itertools.product(range(4), repeat=3)
+    ]
+    best = ((x[:, None] - np.stack(sums)) ** 2).sum(2).min(1)
+    left = native.beam(x, Books.of(codebooks), 16)[1]  # all sequences of two
+    np.testing.assert_allclose(np.square(left).sum(1), best, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_change_nothing(width, threads):
+    x, codebooks = problem(5_000, 4, 32, 16)
+    books = Books.of(codebooks)
+    if width == 1:
+        one, many = native.greedy(x, books), native.greedy(x, books, threads=threads)
+    else:
+        one, many = native.beam(x, books, 4), native.beam(x, books, 4, threads=threads)
+    np.testing.assert_array_equal(many[0], one[0])
+    np.testing.assert_array_equal(many[1], one[1])
+
+
+@needs_compiler
+def test_fast_mode_loses_next_to_nothing():
+    x, codebooks = problem(4_000, 6, 128, 33)
+    books = Books.of(codebooks)
+    exact, fast = native.greedy(x, books)[1], native.greedy(x, books, fast=True)[1]
+    assert np.square(fast).sum() == pytest.approx(np.square(exact).sum(), rel=3e-3)
+
+
+@needs_compiler
+def test_values_beyond_float32_do_no_harm():
+    x, codebooks = problem(20, 2, 16, 8)
+    x[3] = 3e38
+    codes, _ = native.greedy(x, Books.of(codebooks))
+    beams, _ = native.beam(x, Books.of(codebooks), 3)
+    for found in (codes, beams):
+        assert found.min() >= 0
+        assert found.max() < 16
+    rest = np.delete(np.arange(20), 3)
+    np.testing.assert_array_equal(codes[rest], reference.greedy(x[rest], codebooks)[0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [16, 256, 300])
+def test_decode_and_scan_agree_with_numpy(size):
+    random = np.random.default_rng(0)
+    codebooks = random.normal(size=(8, size, 10)).astype(np.float32)
+    codes = random.integers(size, size=(1_000, 8))
+    np.testing.assert_array_equal(native.decode(codes, codebooks), blas.decode(codes, codebooks))
+    with pytest.raises(ValueError, match="range"):
+        native.decode(np.full((1, 8), size), codebooks)
+    small = codes.astype(np.uint8 if size <= 256 else np.uint16)
+    table = random.normal(size=(8, size)).astype(np.float32)
+    norms = random.normal(size=1_000).astype(np.float32)
+    found = [(np.empty(20, np.float32), np.empty(20, np.int64)) for _ in range(2)]
+    native.scan(small, table, norms, *found[0])
+    blas.scan(small, table, norms, *found[1])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_wrong_sizes_are_refused_not_read():
+    from rvq.quantize.kernels import _native
+
+    x, codebooks = problem(10, 2, 16, 8)
+    books = Books.of(codebooks)
+    arrays = [books.codebooks, books.packed, x[:0], books.costs, books.offsets, books.reach]
+    out = [np.empty((10, 2), np.int64), np.empty((10, 8), np.float32)]
+    number = native.kernels()["portable"][0]
+
+    def call(stop=10, shape=(2, 16, 32, 8), arrays=arrays, out=out):
+        _native.search(number, 1, 0, shape, 0, stop, x, *arrays, x[:0], *out)
+
+    call()
+    for wrong in (
+        {"stop": 11},
+        {"stop": -1},
+        {"shape": (2, 16, 32, 9)},
+        {"shape": (2, 16, 31, 8)},
+        {"shape": (0, 16, 32, 8)},
+        {"arrays": [*arrays[:3], books.costs[:1], *arrays[4:]]},
+        {"out": [out[0][:9], out[1]]},
+    ):
+        with pytest.raises(ValueError, match="size|range"):
+            call(**wrong)

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+import rvq
+from rvq.errors import InputError, ModelError
+
+
+def vectors(n, seed=0):
+    random = np.random.default_rng(seed)
+    return (random.normal(size=(n, 16)) * np.linspace(2, 0.3, 16)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=[32, 300])
+def index(request):
+    quantizer = rvq.ResidualQuantizer(n_codebooks=4, codebook_size=request.param, beam_size=2)
+    index = rvq.Index(quantizer.fit(vectors(2000)))
+    index.add(vectors(1500, 1))
+    index.add(vectors(500, 2))
+    return index
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_finds_what_brute_force_over_decoded_vectors_finds(index, metric, compiled, monkeypatch):
+    from rvq.quantize.kernels import native
+
+    if not compiled:
+        monkeypatch.setattr(native, "available", lambda: False)
+    other = rvq.Index(index.quantizer, metric=metric)
+    other.add_codes(index.codes)
+    decoded = index.quantizer.decode(index.codes.astype(np.int64)).astype(np.float64)
+    queries = vectors(40, 3)
+    found = other.search(queries, k=7)
+    if metric == "l2":
+        distances = ((queries[:, None] - decoded) ** 2).sum(2)
+    else:
+        distances = -queries @ decoded.T
+    best = np.sort(distances, axis=1)[:, :7]
+    np.testing.assert_allclose(found.distances, best, rtol=1e-3, atol=1e-3)
+    reached = np.take_along_axis(distances, found.ids, axis=1)
+    np.testing.assert_allclose(reached, best, rtol=1e-3, atol=1e-3)
+
+
+def test_a_code_takes_a_byte_where_it_can(index):
+    assert len(index) == 2000
+    assert index.codes.itemsize == (1 if index.quantizer.codebook_size <= 256 else 2)
+
+
+def test_equally_near_ones_come_in_order(index):
+    twice = rvq.Index(index.quantizer)
+    twice.add_codes(np.repeat(index.codes[:1], 5, axis=0))
+    assert twice.search(vectors(1), k=5).ids.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_threads_change_nothing(index):
+    many = rvq.Index(index.quantizer, threads=3)
+    many.add_codes(index.codes)
+    one, other = index.search(vectors(30, 3), k=4), many.search(vectors(30, 3), k=4)
+    np.testing.assert_array_equal(one.ids, other.ids)
+
+
+@pytest.mark.parametrize("memory_map", [True, False])
+def test_save_and_load(index, tmp_path, memory_map):
+    index.save(tmp_path / "index")
+    loaded = rvq.Index.load(tmp_path / "index", memory_map=memory_map)
+    assert isinstance(loaded.codes, np.memmap) == memory_map
+    np.testing.assert_array_equal(
+        loaded.search(vectors(5, 3)).ids, index.search(vectors(5, 3)).ids
+    )
+
+
+def test_damaged_folders(index, tmp_path):
+    with pytest.raises(ModelError, match="missing"):
+        rvq.Index.load(tmp_path)
+    index.save(tmp_path)
+    codes = (tmp_path / "codes.npy").read_bytes()
+    for damaged in (b"", codes[: len(codes) // 2], b"\x80\x04" + codes):
+        (tmp_path / "codes.npy").write_bytes(damaged)
+        with pytest.raises(ModelError, match="damaged"):
+            rvq.Index.load(tmp_path)
+    np.save(tmp_path / "codes.npy", np.full_like(index.codes, np.iinfo(index.codes.dtype).max))
+    with pytest.raises(ModelError, match="range"):
+        rvq.Index.load(tmp_path)
+
+
+def test_mistakes(index):
+    with pytest.raises(InputError, match="metric"):
+        rvq.Index(index.quantizer, metric="cosine")
+    with pytest.raises(InputError, match="k must"):
+        index.search(vectors(1), k=2001)
+    with pytest.raises(InputError, match="4"):
+        index.add_codes(index.codes[:, :3])
+    with pytest.raises(InputError, match="16"):
+        index.search(np.zeros((1, 15), np.float32))
