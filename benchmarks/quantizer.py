@@ -334,8 +334,8 @@ def main() -> None:
         "latents": lambda: latents(options.speech, options.n),
     }
     rows = []
-    print("| vectors | codebooks | system | error | train s | encode/s | 2 threads | decode/s |", end="")
-    print(" recall@1 | @10 |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    head = "vectors | codebooks | system | error | train s | encode/s | 2 threads | decode/s"
+    print(f"| {head} | recall@1 | @10 |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for vectors in options.vectors.split(","):
         train, test = load(vectors, sources[vectors], options.cache)
         for setting in options.settings.split(","):

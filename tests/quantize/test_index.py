@@ -64,9 +64,7 @@ def test_save_and_load(index, tmp_path, memory_map):
     index.save(tmp_path / "index")
     loaded = rvq.Index.load(tmp_path / "index", memory_map=memory_map)
     assert isinstance(loaded.codes, np.memmap) == memory_map
-    np.testing.assert_array_equal(
-        loaded.search(vectors(5, 3)).ids, index.search(vectors(5, 3)).ids
-    )
+    np.testing.assert_array_equal(loaded.search(vectors(5, 3)).ids, index.search(vectors(5, 3)).ids)
 
 
 def test_damaged_folders(index, tmp_path):

@@ -135,17 +135,25 @@ def test_generator_losses_move_the_fake_features_only():
 def test_the_balancer_makes_weights_shares_of_the_gradient():
     output = torch.zeros(2, requires_grad=True)
     direction = {"a": torch.tensor([1e-3, 0.0]), "b": torch.tensor([0.0, 1e4])}
+
+    def losses(scale=1.0):
+        return {name: scale * (output * d).sum() for name, d in direction.items()}
+
     balancer = Balancer({"a": 3.0, "b": 1.0}, reference="a")
-    for _ in range(3):
-        losses = {name: (output * d).sum() for name, d in direction.items()}
-        gradient = balancer.gradient(losses, output)
-    assert float(gradient[0] / gradient[1]) == pytest.approx(3)
-    assert float(gradient[0]) == pytest.approx(3e-3)
+    for measure in (False, True, False):  # what was never measured is measured anyhow
+        gradient = balancer.gradient(losses(), output, measure=measure)
+        assert float(gradient[0] / gradient[1]) == pytest.approx(3)
+        assert float(gradient[0]) == pytest.approx(3e-3)
+
+    before = dict(balancer.norms)
+    balancer.gradient(losses(5), output, measure=False)
+    assert balancer.norms == before
+    balancer.gradient(losses(5), output, measure=True)
+    assert balancer.norms["a"] == pytest.approx(before["a"] * (0.9 + 0.1 * 5))
 
     again = Balancer({"a": 3.0, "b": 1.0}, reference="a")
     again.load_state_dict(balancer.state_dict())
-    losses = {name: 5 * (output * d).sum() for name, d in direction.items()}
     torch.testing.assert_close(
-        again.gradient(losses, output),
-        balancer.gradient({n: 5 * (output * d).sum() for n, d in direction.items()}, output),
+        again.gradient(losses(5), output, measure=True),
+        balancer.gradient(losses(5), output, measure=True),
     )

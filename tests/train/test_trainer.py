@@ -17,9 +17,9 @@ from rvq.train.config import DataConfig, LossConfig, ScheduleConfig, TrainConfig
 from rvq.train.trainer import (
     Trainer,
     load_average,
+    model_optimizers,
     pick_precision,
     read_checkpoint,
-    weight_groups,
 )
 
 
@@ -159,17 +159,6 @@ def test_no_checkpoint_damaged_and_foreign_ones(packed, tmp_path):
         assert str(tmp_path) in str(caught.value)
 
 
-def test_checkpoints_from_before_gathered_latents_were_kept_still_load(packed, tmp_path):
-    trainer = Trainer(config(), [packed], tmp_path, "cpu")
-    run(trainer, 2)
-    state = trainer.state_dict()
-    del state["pool"]
-    torch.save(state, tmp_path / "checkpoint.pt")
-    again = Trainer(config(), [packed], tmp_path, "cpu")
-    assert again.load()
-    assert again.step == 2
-
-
 @pytest.mark.parametrize("state", [[1, 2], {"step": 1}, torch.zeros(3)])
 def test_other_files_of_torch_are_no_checkpoints(packed, tmp_path, state):
     torch.save(state, tmp_path / "checkpoint.pt")
@@ -252,17 +241,18 @@ def test_discriminators_learn_to_tell_recordings_from_reconstructions(packed, tm
     assert losses[-1] < 1
 
 
-def test_matrices_alone_decay():
+def test_every_parameter_has_one_optimizer():
     model = CodecModel(config().model)
-    decaying, others = weight_groups(model, 0.1)
-    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    optimizers = model_optimizers(model, replace(config().schedule, weight_decay=0.1))
     names = {id(p): name for name, p in model.named_parameters()}
-    decays = {names.pop(id(p)) for p in decaying["params"]}
-    rest = {names.pop(id(p)) for p in others["params"]}
+    matrices = {names.pop(id(p)) for p in optimizers["muon"].param_groups[0]["params"]}
+    rest = {names.pop(id(p)) for p in optimizers["adamw"].param_groups[0]["params"]}
     assert not names
     kinds = ("embed.weight", "expand.weight", "contract.weight", "project.weight", "head.weight")
-    assert all(name.endswith(kinds) for name in decays)
+    assert all(name.endswith(kinds) for name in matrices)
     assert not any(name.endswith(kinds) for name in rest)
+    assert optimizers["muon"].param_groups[0]["weight_decay"] == 0.1
+    assert optimizers["adamw"].param_groups[0]["weight_decay"] == 0
 
 
 def test_precision():

@@ -140,5 +140,7 @@ def _read_card(folder: Path) -> dict:
     if card.get("format", 0) > FORMAT:
         raise ModelError(f"model {folder} needs a newer rvq; upgrade to use it")
     if card.get("format", 0) < FORMAT:
-        raise ModelError(f"model {folder} is from an older rvq; export it again from its checkpoint")
+        raise ModelError(
+            f"model {folder} is from an older rvq; export it again from its checkpoint"
+        )
     return card

@@ -238,7 +238,7 @@ class SpectralDecoder(nn.Module):
         """
         config = self.config
         kept = config.lookahead * config.dim
-        before = state[:, :kept].reshape(-1, config.lookahead, config.dim)
+        before = state[:, :kept].unflatten(1, (config.lookahead, config.dim))
         heard = torch.cat([before, latents], dim=1)
         n_frames = latents.shape[1]
         taps = [heard[:, i : i + n_frames] for i in range(1 + config.lookahead)]

@@ -3,7 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ class Estimator(ABC):
     the smallest value of every integer parameter.
     """
 
-    _least: dict[str, int] = {}
+    _least: ClassVar[dict[str, int]] = {}
 
     @abstractmethod
     def fit(self, x: npt.ArrayLike, y: None = None) -> Self:

@@ -162,7 +162,7 @@ class Index:
             norms = np.load(folder / "norms.npy", mmap_mode=mode, allow_pickle=False)
         except FileNotFoundError as error:
             raise ModelError(f"no index at {folder}: {error.filename} is missing") from None
-        except (OSError, ValueError, KeyError, InputError) as error:
+        except (OSError, EOFError, ValueError, KeyError, InputError) as error:
             raise ModelError(f"the index at {folder} is damaged: {error}") from None
         shape = (len(norms), index.codes.shape[1])
         if codes.dtype != index.codes.dtype or codes.shape != shape or norms.ndim != 1:

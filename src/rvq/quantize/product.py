@@ -1,6 +1,6 @@
 """What residual quantization is compared with: product and scalar quantizers."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,13 @@ class ProductQuantizer(Estimator):
 
     codebooks_: Floats
 
-    _least = {"n_codebooks": 1, "codebook_size": 2, "n_iterations": 0, "threads": 0, "seed": 0}
+    _least: ClassVar = {
+        "n_codebooks": 1,
+        "codebook_size": 2,
+        "n_iterations": 0,
+        "threads": 0,
+        "seed": 0,
+    }
 
     def __init__(
         self,
@@ -118,7 +124,7 @@ class ScalarQuantizer(Estimator):
     low_: Floats
     step_: Floats
 
-    _least = {"n_bits": 1}
+    _least: ClassVar = {"n_bits": 1}
 
     def __init__(self, *, n_bits: int = 8) -> None:
         self.n_bits = n_bits

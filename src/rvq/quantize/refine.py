@@ -23,13 +23,12 @@ class Refined:
     """Refined codebooks.
 
     Attributes:
-        codebooks: `[n_codebooks, codebook_size, dim]`.
-        codes: of the vectors refined on, `[n, n_codebooks]`.
-        errors: objective before the first round and after each one.
+        codebooks: the best of all rounds, `[n_codebooks, codebook_size, dim]`.
+        errors: the objective before the first round and after each one, with codes as the search
+            finds them.
     """
 
     codebooks: Floats
-    codes: Integers
     errors: list[float]
 
 
@@ -46,14 +45,15 @@ def refine(
 ) -> Refined:
     """Alternate searching for codes and solving for codewords.
 
-    The objective is the squared error of every prefix of the codebooks, weighted. A round that
-    would raise it is not taken, and ends the refinement.
+    The objective is the squared error of every prefix of the codebooks, weighted. The search only
+    minimises the error of all codebooks together, so a vector keeps the codes it had where those
+    serve the objective better.
 
     Args:
         x: vectors, `[n, dim]`.
         codebooks: to start from, `[n_codebooks, codebook_size, dim]`.
-        n_rounds: at most.
-        beam_size: of the search between solutions.
+        n_rounds: of search and solution.
+        beam_size: of the search.
         prefix_weights: weight of the error after the first, second, ... codebook, `[n_codebooks]`.
         ridge: how many vectors' worth of confidence each codeword has in where it stands; keeps
             rarely used ones from following a few vectors.
@@ -63,28 +63,30 @@ def refine(
     weights = np.asarray(prefix_weights, np.float64)
     weights = weights / weights.sum()
     codes = Search(codebooks, beam_size=beam_size, threads=threads)(x).codes
-    errors = [prefix_objective(x, codebooks, codes, weights)]
+    errors = [float(prefix_objective(x, codebooks, codes, weights).mean())]
+    best = codebooks
     for done in range(n_rounds):
-        solved = solve(x, codes, codebooks, weights, ridge)
-        new_codes = Search(solved, beam_size=beam_size, threads=threads)(x).codes
-        error = prefix_objective(x, solved, new_codes, weights)
-        if error >= errors[-1]:
-            break
-        codebooks, codes = solved, new_codes
-        errors.append(error)
+        codebooks = solve(x, codes, codebooks, weights, ridge)
+        found = Search(codebooks, beam_size=beam_size, threads=threads)(x).codes
+        new = prefix_objective(x, codebooks, found, weights)
+        if new.mean() < min(errors):
+            best = codebooks
+        errors.append(float(new.mean()))
+        better = new < prefix_objective(x, codebooks, codes, weights)
+        codes = np.where(better[:, None], found, codes)
         if progress is not None:
             progress(done + 1, n_rounds)
-    return Refined(codebooks, codes, errors)
+    return Refined(best, errors)
 
 
 def prefix_objective(
     x: Floats, codebooks: Floats, codes: Integers, weights: npt.NDArray[np.float64]
-) -> float:
-    """Weighted mean squared error of the prefixes of the codebooks."""
-    total = 0.0
+) -> npt.NDArray[np.float64]:
+    """Weighted squared errors of the prefixes of the codebooks, for every vector `[n]`."""
+    total = np.zeros(len(x))
     for n in np.flatnonzero(weights):
         left = x - decode(codes[:, : n + 1], codebooks)
-        total += weights[n] * float(np.einsum("nd,nd->", left, left, dtype=np.float64)) / len(x)
+        total += weights[n] * np.einsum("nd,nd->n", left, left)
     return total
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,7 @@ class ResidualQuantizer(Estimator):
     codebooks_: Floats
     counts_: Doubles
 
-    _least = {
+    _least: ClassVar = {
         "n_codebooks": 1,
         "codebook_size": 2,
         "beam_size": 1,
@@ -312,7 +312,7 @@ class ResidualQuantizer(Estimator):
         from safetensors.numpy import save
 
         metadata = {"format": _FORMAT, "settings": json.dumps(self.get_params())}
-        tensors = {"codebooks": self._fitted(), "counts": self.counts_}
+        tensors: dict[str, npt.NDArray[Any]] = {"codebooks": self._fitted(), "counts": self.counts_}
         write_atomically(path, save(tensors, metadata=metadata))
 
     @classmethod

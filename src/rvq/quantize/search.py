@@ -53,7 +53,7 @@ class Search:
         codebooks: Floats,
         *,
         beam_size: int = 1,
-        penalties: npt.ArrayLike = 0.0,
+        penalties: npt.NDArray[np.float64] | float = 0.0,
         fast: bool = False,
         threads: int = 1,
     ) -> None:

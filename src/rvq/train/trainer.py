@@ -27,10 +27,8 @@ from rvq.train.config import ScheduleConfig, TrainConfig, config_from_dict
 from rvq.train.data import Crops, load_sources
 from rvq.train.losses import SpectralLoss, adversarial_losses, discriminator_loss, time_loss
 
-
 _LINEAR_START_BATCHES = 16
 """Batches whose principal components the linear paths of a new model start from."""
-
 _BALANCE_EVERY = 10
 """Steps between measurements of the gradients' norms."""
 

@@ -170,5 +170,5 @@ def test_wrong_sizes_are_refused_not_read():
         {"arrays": [*arrays[:3], books.costs[:1], *arrays[4:]]},
         {"out": [out[0][:9], out[1]]},
     ):
-        with pytest.raises(ValueError, match="size|range"):
+        with pytest.raises(ValueError, match=r"size|range"):
             call(**wrong)

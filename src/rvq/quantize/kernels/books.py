@@ -28,7 +28,7 @@ class Books:
     costs: Doubles
 
     @classmethod
-    def of(cls, codebooks: Floats, penalties: npt.ArrayLike = 0.0) -> "Books":
+    def of(cls, codebooks: Floats, penalties: Doubles | float = 0.0) -> "Books":
         """Prepare codebooks; `penalties` (λ bits) are squared distances added to each codeword."""
         # Accumulated in order, as the kernels do, so that costs are the same on every machine.
         squares = np.square(codebooks, dtype=np.float64)

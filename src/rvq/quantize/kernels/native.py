@@ -7,6 +7,8 @@ float32, and where two are closer than their rounding errors the order is settle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,9 @@ import numpy.typing as npt
 from rvq.quantize.kernels.books import Books
 
 try:
-    from rvq.quantize.kernels import _native
+    _native: Any = import_module("rvq.quantize.kernels._native")
 except ImportError:  # installed without a compiler
-    _native = None  # type: ignore[assignment]
+    _native = None
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 def greedy(
     x: npt.NDArray[np.float32],
     codebooks: npt.NDArray[np.float32],
-    penalties: npt.ArrayLike = 0.0,
+    penalties: npt.NDArray[np.float64] | float = 0.0,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Quantize each vector with one codebook after the other.
 
