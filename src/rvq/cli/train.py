@@ -12,12 +12,16 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file, or the name of a shipped one.")],
     data: Annotated[list[Path], typer.Option(help="Folder written by `rvq data prepare`.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Model whose weights a new run starts from: name or folder.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all cores.")] = 0,
 ) -> None:
     """Train a codec; a run that was stopped goes on where it stood. Ctrl-C stops it cleanly."""
     try:
         import torch
 
+        from rvq.codec.models import find
         from rvq.train.config import read_config, shipped_config
         from rvq.train.trainer import Trainer
     except ImportError as error:
@@ -26,7 +30,8 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     settings = read_config(config if config.exists() else shipped_config(str(config)))
-    trainer = Trainer(settings, data, out or Path("runs") / settings.name)
+    first = find(start) if start else None
+    trainer = Trainer(settings, data, out or Path("runs") / settings.name, start=first)
     if trainer.load():
         typer.echo(f"resuming {trainer.out} at step {trainer.step}")
     done = trainer.run()

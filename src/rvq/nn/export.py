@@ -1,22 +1,28 @@
-"""CodecModel -> the folder that `rvq.codec` loads: two ONNX networks, codebooks, a card.
+"""CodecModel -> the folder that `rvq.codec` loads: two ONNX networks, codebooks, a card; and back.
 
 Weights are stored in half precision and widened when the runtime loads them, which halves the
-package; the arithmetic stays float32.
+package; the arithmetic stays float32. They keep the names of the model's parameters, so that
+training can start from an exported model.
 """
 
 import hashlib
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import save
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from torch import nn
 
-from rvq.nn.model import CodecModel
+from rvq.errors import ModelError
+from rvq.nn.model import CodecConfig, CodecModel
 
 FORMAT = 2
 """Of the model folder; raised when an older runtime could not load it."""
@@ -68,6 +74,7 @@ def export(model: CodecModel, folder: Path, *, name: str, facts: dict[str, objec
         "codebook_size": model.config.quantizer.codebook_size,
         "encoder_state": model.encoder.state_size,
         "decoder_state": model.decoder.state_size,
+        "model": asdict(model.config),
         "training": facts,
     }
     (folder / "model.json").write_text(json.dumps(card, indent=1) + "\n")
@@ -94,6 +101,7 @@ def _export_network(
             output_names=outputs,
             dynamic_shapes=shapes,
             dynamo=True,
+            optimize=False,  # which would transpose, merge and rename weights; the runtime does it
             external_data=False,
             verbose=False,
         )
@@ -126,3 +134,45 @@ def _forget_sources(network: onnx.ModelProto) -> None:
         node.doc_string = ""
     del network.metadata_props[:]
     del network.graph.metadata_props[:]
+
+
+def read_exported(folder: Path) -> CodecModel:
+    """The model that `export` wrote, ready to be trained on.
+
+    Raises:
+        ModelError: there is no model, it is damaged or of another version.
+    """
+    try:
+        card = json.loads((folder / "model.json").read_text())
+        config = TypeAdapter(CodecConfig).validate_python(card["model"])
+        model = CodecModel(config)
+        for part in ("encoder", "decoder"):
+            _read_weights(onnx.load(folder / f"{part}.onnx"), getattr(model, part))
+        codebooks = load((folder / "codebooks.safetensors").read_bytes())["codebooks"]
+        model.quantizer.set_codebooks(torch.from_numpy(codebooks.astype(np.float32)))
+    except OSError as error:
+        raise ModelError(f"no model at {folder}: {error.strerror}") from None
+    except (
+        ValueError,
+        KeyError,
+        RuntimeError,
+        ValidationError,
+        SafetensorError,
+        DecodeError,
+    ) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"{folder} holds no model to train on, or a damaged one: {reason}"
+        ) from None
+    return model
+
+
+@torch.no_grad()
+def _read_weights(network: onnx.ModelProto, module: nn.Module) -> None:
+    """Put weights back under their names."""
+    stored = {
+        weight.name.removesuffix("_half"): numpy_helper.to_array(weight).astype(np.float32)
+        for weight in network.graph.initializer
+    }
+    for name, parameter in module.named_parameters():
+        parameter.copy_(torch.from_numpy(stored[name]))

@@ -262,7 +262,17 @@ class ResidualVectorQuantizer(nn.Module):
             codebook_size=self.config.codebook_size,
             n_iterations=10,
         ).fit(torch.cat(self.pool).numpy())
-        for i, codebook in enumerate(start.codebooks_):
-            self._stage(i).initialise(torch.from_numpy(codebook).to(x.device), len(vectors))
+        self.set_codebooks(torch.from_numpy(start.codebooks_), len(vectors))
         self.pool.clear()
+
+    @torch.no_grad()
+    def set_codebooks(self, codebooks: Tensor, n_vectors: int = 2048) -> None:
+        """Start from learned codebooks, `[n_codebooks, codebook_size, dim]`, without a warm-up.
+
+        Args:
+            codebooks: in the order of the stages.
+            n_vectors: a step is taken to have, which decides how fast the codebooks move at first.
+        """
+        for i, codebook in enumerate(codebooks):
+            self._stage(i).initialise(codebook.to(self.n_steps.device), n_vectors)
         self.n_steps += 1

@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from rvq.errors import InputError, ModelError
 from rvq.nn.discriminators import MultiScaleSTFTDiscriminator
+from rvq.nn.export import read_exported
 from rvq.nn.model import CodecModel
 from rvq.train.balancer import Balancer
 from rvq.train.config import ScheduleConfig, TrainConfig, config_from_dict
@@ -75,10 +76,20 @@ class Trainer:
         data: folders written by `rvq data prepare`.
         out: folder of the run: checkpoint, curves, configuration.
         device: where to train; default the GPU if there is one.
+        start: folder of an exported model whose weights and codebooks a new run starts from.
+
+    Raises:
+        InputError: data or settings that do not fit.
+        ModelError: no model at `start`, or one of another shape.
     """
 
     def __init__(
-        self, config: TrainConfig, data: list[Path], out: Path, device: str | None = None
+        self,
+        config: TrainConfig,
+        data: list[Path],
+        out: Path,
+        device: str | None = None,
+        start: Path | None = None,
     ) -> None:
         self.config = config
         self.out = out
@@ -114,8 +125,23 @@ class Trainer:
             mix_probability=config.data.mix_probability,
             seed=config.seed,
         )
+        if start is not None:
+            self._take_over(start)
+            return
         examples = np.concatenate([self.crops.batch(i) for i in range(_LINEAR_START_BATCHES)])
         self.model.start_linear(torch.from_numpy(examples).to(self.device))
+        self.average.load_state_dict(self.model.state_dict())
+
+    def _take_over(self, start: Path) -> None:
+        """Start from the weights and codebooks of an exported model."""
+        exported = read_exported(start)
+        try:
+            self.model.load_state_dict(exported.state_dict())
+        except RuntimeError:
+            raise ModelError(
+                f"{start} has another shape than the configuration's model; train it with "
+                f"{exported.config}"
+            ) from None
         self.average.load_state_dict(self.model.state_dict())
 
     # -- one step ----------------------------------------------------------------------------
