@@ -10,6 +10,7 @@ import torch
 
 from rvq.errors import InputError, ModelError
 from rvq.nn.discriminators import DiscriminatorConfig
+from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
 from rvq.nn.spectral import SpectralConfig
@@ -211,6 +212,23 @@ def test_nothing_moves_when_the_rate_has_fallen_to_zero(packed, tmp_path):
     run(trainer, 1)
     after = [p for module in modules for p in module.parameters()]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_run_can_start_from_an_exported_model(packed, tmp_path):
+    trainer = Trainer(config(), [packed], tmp_path / "first", "cpu")
+    run(trainer, 4)
+    export(trainer.average, tmp_path / "model", name="tiny", facts={})
+    again = Trainer(config(), [packed], tmp_path / "second", "cpu", start=tmp_path / "model")
+    assert again.step == 0
+    audio = torch.from_numpy(trainer.crops.batch(9))
+    with torch.no_grad():
+        for model in (again.model, again.average):
+            expected, _ = trainer.average(audio, 2)
+            torch.testing.assert_close(model.eval()(audio, 2)[0], expected, atol=0.01, rtol=0.05)
+    run(again, 2)
+    other = replace(config(), model=replace(config().model, network=SpectralConfig(dim=8)))
+    with pytest.raises(ModelError, match="shape"):
+        Trainer(other, [packed], tmp_path / "third", "cpu", start=tmp_path / "model")
 
 
 def test_commitment_moves_the_encoder_alone(packed, tmp_path):

@@ -97,9 +97,7 @@ class StreamDecoder:
 
     def push(self, indices: Indices) -> Floats:
         """Codes `[channels, n_frames, any prefix]` -> the samples now complete."""
-        channels, n_frames, used = indices.shape
-        latents = decode(indices.reshape(-1, used), self._runtime.codebooks)
-        return self._resampler.push(self._decode(latents.reshape(channels, n_frames, -1)))
+        return self._resampler.push(self._decode(decode(indices, self._runtime.codebooks)))
 
     def skip(self, n_frames: int) -> Floats:
         """Silence in place of lost frames; the network goes on from neutral latents."""

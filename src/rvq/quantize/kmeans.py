@@ -48,6 +48,33 @@ def seed_codewords(x: Floats, k: int, random: np.random.Generator) -> Floats:
     return chosen
 
 
+def progressive_start(x: Floats, k: int, *, seed: int | list[int], threads: int) -> Floats:
+    """Codewords learned on the first principal components, then on more and more of them.
+
+    Few dimensions have few bad optima, and every step starts from the one before; with as few as
+    thirty vectors a codeword this generalises far better than k-means++ on all dimensions (Liu et
+    al. 2015, improved residual vector quantization; FAISS trains so too).
+    """
+    dim = x.shape[1]
+    mean = x.mean(axis=0)
+    _, axes = np.linalg.eigh(np.cov((x - mean).T).reshape(dim, dim))
+    axes = axes[:, ::-1].astype(np.float32)
+    turned = (x - mean) @ axes
+    codebook = np.empty((k, 0), np.float32)
+    for dims in sorted({max(1, round(dim ** (i / 8))) for i in range(1, 8)}):
+        part = np.ascontiguousarray(turned[:, :dims])
+        if codebook.shape[1]:
+            padding = np.zeros((k, dims - codebook.shape[1]), np.float32)
+            start = np.concatenate([codebook, padding], axis=1)
+        else:
+            random = np.random.default_rng(seed)
+            few = part[random.choice(len(x), min(len(x), 8 * k), replace=False)]
+            start = seed_codewords(few, k, random)
+        codebook = kmeans(part, k, n_iterations=5, start=start, threads=threads).codebook
+    padding = np.zeros((k, dim - codebook.shape[1]), np.float32)
+    return np.concatenate([codebook, padding], axis=1) @ axes.T + mean
+
+
 def kmeans(
     x: Floats,
     k: int,
@@ -66,7 +93,7 @@ def kmeans(
         x: vectors.
         k: codewords.
         n_iterations: at most; fewer where no vector changes its codeword any more.
-        start: codewords to start from, `[k, dim]`; default k-means++.
+        start: codewords to start from, `[k, dim]`; default `progressive_start`.
         seed: of the random start.
         threads: of the search.
 

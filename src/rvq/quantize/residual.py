@@ -153,7 +153,8 @@ class ResidualQuantizer(Estimator):
         if before is not None and before.shape[2] != vectors.shape[1]:
             raise InputError(f"vectors must be [..., {before.shape[2]}], got {vectors.shape}")
         total = self.n_codebooks + self.refinement_rounds
-        residual, codebooks = vectors, np.empty((0, self.codebook_size, vectors.shape[1]), "f4")
+        dim = vectors.shape[1]
+        residual, codebooks = vectors, np.empty((0, self.codebook_size, dim), np.float32)
         for stage in range(self.n_codebooks):
             learned = kmeans(
                 residual,
@@ -165,11 +166,11 @@ class ResidualQuantizer(Estimator):
             )
             codebooks = np.concatenate([codebooks, learned.codebook[None]])
             if self.beam_size == 1:  # the stages before need no second search
-                found = Search(codebooks[-1:], threads=self.threads)(residual)
-            else:
+                residual = Search(codebooks[-1:], threads=self.threads)(residual).residual
+            elif stage + 1 < self.n_codebooks:  # the next codebook serves every path of the beam
                 search = Search(codebooks, beam_size=self.beam_size, threads=self.threads)
-                found = search(vectors)
-            residual = found.residual
+                paths = search.paths(vectors, self.beam_size)
+                residual = (vectors[:, None] - decode(paths, codebooks)).reshape(-1, dim)
             if progress is not None:
                 progress(stage + 1, total)
         self.codebooks_ = codebooks
@@ -287,8 +288,7 @@ class ResidualQuantizer(Estimator):
         """
         codebooks = self._fitted()
         indices = as_codes(codes, most=len(codebooks), codebook_size=codebooks.shape[1])
-        vectors = decode(indices.reshape(-1, indices.shape[-1]), codebooks)
-        return vectors.reshape(*indices.shape[:-1], codebooks.shape[2])
+        return decode(indices, codebooks)
 
     # -- quality -----------------------------------------------------------------------------
 

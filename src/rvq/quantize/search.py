@@ -71,18 +71,25 @@ class Search:
     def __call__(self, x: Floats) -> SearchResult:
         """Search for vectors `[n, dim]`, finite float32."""
         x = np.ascontiguousarray(x, np.float32)
-        if not native.available():
-            if self.beam_size == 1:
-                return SearchResult(*blas.greedy(x, self.books))
-            return SearchResult(*blas.beam(x, self.books, self.beam_size))
-        if self.beam_size == 1:
+        if self.beam_size > 1:
+            codes = self.paths(x, 1)[:, 0]
+            return SearchResult(codes, x - decode(codes, self.books.codebooks))
+        if native.available():
             found = native.greedy(x, self.books, fast=self.fast, threads=self.threads)
         else:
-            found = native.beam(x, self.books, self.beam_size, threads=self.threads)
+            found = blas.greedy(x, self.books)
         return SearchResult(*found)
+
+    def paths(self, x: Floats, kept: int) -> Integers:
+        """The `kept` best code sequences of the beam, best first: `[n, kept, n_codebooks]`."""
+        x = np.ascontiguousarray(x, np.float32)
+        if native.available():
+            return native.beam(x, self.books, self.beam_size, kept=kept, threads=self.threads)
+        return blas.beam(x, self.books, self.beam_size, kept)
 
 
 def decode(codes: Integers, codebooks: Floats) -> Floats:
-    """Sums of the codewords that codes `[n, any prefix]` in range name, `[n, dim]`."""
-    codes = np.ascontiguousarray(codes, np.int64)
-    return native.decode(codes, codebooks) if native.available() else blas.decode(codes, codebooks)
+    """Sums of the codewords that codes in range name: `[..., any prefix]` -> `[..., dim]`."""
+    flat = np.ascontiguousarray(codes, np.int64).reshape(-1, codes.shape[-1])
+    kernel = native if native.available() else blas
+    return kernel.decode(flat, codebooks).reshape(*codes.shape[:-1], codebooks.shape[2])

@@ -70,13 +70,19 @@ def test_near_ties_are_settled_exactly(kernel):
 def test_beam_codes_are_the_same_for_every_kernel_and_way(shape, monkeypatch):
     x, codebooks = problem(*shape)
     books = Books.of(codebooks)
-    expected, _ = native.beam(x, books, 5, kernel="portable")
+    paths = native.beam(x, books, 5, kept=5, kernel="portable")
+    expected = paths[:, 0]
     for kernel in KERNELS:
-        np.testing.assert_array_equal(native.beam(x, books, 5, kernel=kernel)[0], expected)
+        np.testing.assert_array_equal(native.beam(x, books, 5, kept=5, kernel=kernel), paths)
+        np.testing.assert_array_equal(native.beam(x, books, 5, kernel=kernel)[:, 0], expected)
+    errors = np.stack(
+        [np.square(x - blas.decode(paths[:, p], codebooks)).sum(1) for p in range(5)], axis=1
+    )
+    assert (np.diff(errors, axis=1) > -1e-3 * errors[:, :1]).all()  # best first
     error = np.square(x - blas.decode(expected, codebooks)).sum()
     # With residuals instead of tables, and in numpy: other roundings, the same search.
     monkeypatch.setattr(native, "TABLES_LIMIT", 0)
-    for codes in (native.beam(x, books, 5)[0], blas.beam(x, books, 5)[0]):
+    for codes in (native.beam(x, books, 5)[:, 0], blas.beam(x, books, 5)[:, 0]):
         other = np.square(x - blas.decode(codes, codebooks)).sum()
         assert other == pytest.approx(error, rel=1e-3)
 
@@ -89,7 +95,8 @@ def test_wide_beam_finds_the_best_of_all_sequences():
         for choice in itertools.product(range(4), repeat=3)
     ]
     best = ((x[:, None] - np.stack(sums)) ** 2).sum(2).min(1)
-    left = native.beam(x, Books.of(codebooks), 16)[1]  # all sequences of two
+    codes = native.beam(x, Books.of(codebooks), 16)[:, 0]  # all sequences of two
+    left = x - blas.decode(codes, codebooks)
     np.testing.assert_allclose(np.square(left).sum(1), best, rtol=1e-4, atol=1e-5)
 
 
@@ -100,11 +107,10 @@ def test_threads_change_nothing(width, threads):
     x, codebooks = problem(5_000, 4, 32, 16)
     books = Books.of(codebooks)
     if width == 1:
-        one, many = native.greedy(x, books), native.greedy(x, books, threads=threads)
+        one, many = native.greedy(x, books)[0], native.greedy(x, books, threads=threads)[0]
     else:
         one, many = native.beam(x, books, 4), native.beam(x, books, 4, threads=threads)
-    np.testing.assert_array_equal(many[0], one[0])
-    np.testing.assert_array_equal(many[1], one[1])
+    np.testing.assert_array_equal(many, one)
 
 
 @needs_compiler
@@ -120,7 +126,7 @@ def test_values_beyond_float32_do_no_harm():
     x, codebooks = problem(20, 2, 16, 8)
     x[3] = 3e38
     codes, _ = native.greedy(x, Books.of(codebooks))
-    beams, _ = native.beam(x, Books.of(codebooks), 3)
+    beams = native.beam(x, Books.of(codebooks), 3)
     for found in (codes, beams):
         assert found.min() >= 0
         assert found.max() < 16
@@ -158,7 +164,7 @@ def test_wrong_sizes_are_refused_not_read():
     number = native.kernels()["portable"][0]
 
     def call(stop=10, shape=(2, 16, 32, 8), arrays=arrays, out=out):
-        _native.search(number, 1, 0, shape, 0, stop, x, *arrays, x[:0], *out)
+        _native.search(number, 1, 1, 0, shape, 0, stop, x, *arrays, x[:0], *out)
 
     call()
     for wrong in (

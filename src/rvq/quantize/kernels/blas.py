@@ -61,14 +61,14 @@ def greedy(x: Floats, books: Books) -> tuple[Integers, Floats]:
     return codes, left
 
 
-def beam(x: Floats, books: Books, width: int) -> tuple[Integers, Floats]:
+def beam(x: Floats, books: Books, width: int, kept: int = 1) -> Integers:
     """Residual search that follows the `width` best code sequences of every vector.
 
-    Sequences are compared by the cost they have reached; of equal ones the first stays.
+    Sequences are compared by the cost they have reached; of equal ones the first stays. Results as
+    in `native.beam`.
     """
     n_codebooks, size, dim = books.codebooks.shape
-    codes = np.empty((len(x), n_codebooks), np.int64)
-    left = np.empty(x.shape, np.float32)
+    codes = np.empty((len(x), kept, n_codebooks), np.int64)
     rows = np.arange(BLOCK)[:, None]
     for where, block in blocks(x):
         paths = np.empty((BLOCK, 1, 0), np.int64)
@@ -86,9 +86,9 @@ def beam(x: Floats, books: Books, width: int) -> tuple[Integers, Floats]:
             parents, chosen = np.divmod(best, size)
             residuals = residuals[rows, parents] - codebook[chosen]
             paths = np.concatenate([paths[rows, parents], chosen[:, :, None]], axis=2)
-        n = where.stop - where.start
-        codes[where], left[where] = paths[:n, 0], residuals[:n, 0]
-    return codes, left
+        found = paths[:, np.minimum(np.arange(kept), paths.shape[1] - 1)]
+        codes[where] = found[: where.stop - where.start]
+    return codes
 
 
 def decode(codes: Integers, codebooks: Floats) -> Floats:

@@ -66,19 +66,25 @@ def greedy(
 
 
 def beam(
-    x: Floats, books: Books, width: int, *, threads: int = 1, kernel: str | None = None
-) -> tuple[Integers, Floats]:
-    """Search that follows the `width` best code sequences; arguments and results as for `greedy`.
+    x: Floats,
+    books: Books,
+    width: int,
+    *,
+    kept: int = 1,
+    threads: int = 1,
+    kernel: str | None = None,
+) -> Integers:
+    """Search that follows the `width` best code sequences; arguments as for `greedy`.
 
     Codes are the same for every kernel and number of threads.
+
+    Returns:
+        The `kept` best sequences of every vector, best first, `[n, kept, n_codebooks]`.
     """
-    codes = np.empty((len(x), len(books.codebooks)), np.int64)
+    codes = np.empty((len(x), kept, len(books.codebooks)), np.int64)
     number, _ = kernels()[kernel or next(iter(kernels()))]
     _run(number, width, False, x, books, codes, _NOTHING, threads)
-    left = x.copy()
-    for stage, codebook in enumerate(books.codebooks):
-        left -= codebook[codes[:, stage]]
-    return codes, left
+    return codes
 
 
 def _run(
@@ -96,9 +102,10 @@ def _run(
     packed16 = books.packed16 if fast else _NOTHING
     arrays = (books.codebooks, books.packed, packed16, books.costs, books.offsets, books.reach)
     shape = (n_codebooks, size, books.padded, dim)
+    how = (number, width, codes.shape[1] if codes.ndim == 3 else 1, fast, shape)
 
     def search(start: int, stop: int) -> None:
-        _native.search(number, width, fast, shape, start, stop, x, *arrays, tables, codes, left)
+        _native.search(*how, start, stop, x, *arrays, tables, codes, left)
 
     in_chunks(search, len(x), threads)
 

@@ -60,6 +60,12 @@ static inline void keep(Best *best, float score, int parent, long code)
     best->code[i] = (int32_t)code;
 }
 
+static inline void write_path(const int32_t *path, long stages, int64_t **codes)
+{
+    for (long stage = 0; stage < stages; stage++)
+        *(*codes)++ = path[stage];
+}
+
 /* The definition of a score: products of floats are exact in float64, the order of the sum is
  * fixed, so every processor and `kernels/blas.py` get the same. */
 static double exact_score(const Books *books, long stage, long k, const float *x)
@@ -265,8 +271,8 @@ typedef struct {
     const char *name;
     int bf16;
     void (*greedy)(const Books *, const float *, long, int64_t *, float *, float *, int);
-    void (*beam_tables)(const Books *, const float *, long, int, int64_t *, float *);
-    void (*beam_residuals)(const Books *, const float *, long, int, int64_t *, float *);
+    void (*beam_tables)(const Books *, const float *, long, int, int, int64_t *, float *);
+    void (*beam_residuals)(const Books *, const float *, long, int, int, int64_t *, float *);
 } Kernel;
 
 #define KERNEL(name, bf16) {#name, bf16, greedy_##name, beam_tables_##name, beam_residuals_##name}
@@ -322,10 +328,10 @@ static PyObject *search(PyObject *self, PyObject *args)
 {
     (void)self;
     Py_buffer x, codebooks, packed, packed16, costs, offsets, reach, tables, codes, residual;
-    int kernel, width, fast;
+    int kernel, width, kept, fast;
     long n_codebooks, size, padded, dim, start, stop;
-    if (!PyArg_ParseTuple(args, "iii(llll)lly*y*y*y*y*y*y*y*w*w*", &kernel, &width, &fast,
-                          &n_codebooks, &size, &padded, &dim, &start, &stop, &x, &codebooks, &packed,
+    if (!PyArg_ParseTuple(args, "iiii(llll)lly*y*y*y*y*y*y*y*w*w*", &kernel, &width, &kept,
+                          &fast, &n_codebooks, &size, &padded, &dim, &start, &stop, &x, &codebooks, &packed,
                           &packed16, &costs, &offsets, &reach, &tables, &codes, &residual))
         return NULL;
     PyObject *result = NULL;
@@ -334,7 +340,7 @@ static PyObject *search(PyObject *self, PyObject *args)
     const long n_tables = padded * size * (n_codebooks * (n_codebooks - 1) / 2);
     if (kernel < 0 || kernel >= N_KERNELS || !supported(kernel) || n_codebooks < 1 ||
         n_codebooks > MAX_STAGES || size < 1 || padded < size || padded % PANEL || dim < 1 ||
-        width < 1 || width > MAX_BEAM || start < 0 || stop < start)
+        width < 1 || width > MAX_BEAM || kept < 1 || kept > width || start < 0 || stop < start)
         PyErr_SetString(PyExc_ValueError, "arguments out of range");
     else if (x.len < stop * dim * 4)
         too_small("x");
@@ -352,7 +358,7 @@ static PyObject *search(PyObject *self, PyObject *args)
         too_small("reach");
     else if (tables.len && tables.len != n_tables * 4)
         too_small("tables");
-    else if (codes.len < stop * n_codebooks * 8)
+    else if (codes.len < stop * kept * n_codebooks * 8)
         too_small("codes");
     else if (width == 1 && residual.len < stop * dim * 4)
         too_small("residual");
@@ -368,16 +374,16 @@ static PyObject *search(PyObject *self, PyObject *args)
         const Books books = {n_codebooks, size, padded, dim, codebooks.buf, packed.buf,
                              packed16.buf, costs.buf, offsets.buf, reach.buf, tables.buf};
         const float *from = (const float *)x.buf + start * dim;
-        int64_t *to = (int64_t *)codes.buf + start * n_codebooks;
+        int64_t *to = (int64_t *)codes.buf + start * kept * n_codebooks;
         const Kernel *run = KERNELS + kernel;
         Py_BEGIN_ALLOW_THREADS
         if (width == 1)
             run->greedy(&books, from, stop - start, to, (float *)residual.buf + start * dim, work,
                         fast);
         else if (tables.len)
-            run->beam_tables(&books, from, stop - start, width, to, work);
+            run->beam_tables(&books, from, stop - start, width, kept, to, work);
         else
-            run->beam_residuals(&books, from, stop - start, width, to, work);
+            run->beam_residuals(&books, from, stop - start, width, kept, to, work);
         Py_END_ALLOW_THREADS
         free(work);
         result = Py_NewRef(Py_None);

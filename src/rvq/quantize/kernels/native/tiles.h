@@ -154,7 +154,7 @@ TARGET static void FN(offer)(const float *base, const float *const *rows, long n
 }
 
 /* Beam search on products of codewords: one product per vector and codeword serves all paths. */
-TARGET static void FN(beam_tables)(const Books *books, const float *x, long n, int width,
+TARGET static void FN(beam_tables)(const Books *books, const float *x, long n, int width, int kept,
                                    int64_t *codes, float *work)
 {
     const long dim = books->dim, padded = books->padded, stages = books->n_codebooks;
@@ -189,14 +189,14 @@ TARGET static void FN(beam_tables)(const Books *books, const float *x, long n, i
                 }
                 now = !now;
             }
-            for (long stage = 0; stage < stages; stage++)
-                codes[(start + row) * stages + stage] = path[now][0][stage];
+            for (int p = 0; p < kept; p++)
+                write_path(path[now][MIN(p, n_paths - 1)], stages, &codes);
         }
     }
 }
 
 /* Beam search on residuals, where the products of codewords would not fit into memory. */
-TARGET static void FN(beam_residuals)(const Books *books, const float *x, long n, int width,
+TARGET static void FN(beam_residuals)(const Books *books, const float *x, long n, int width, int kept,
                                       int64_t *codes, float *work)
 {
     const long dim = books->dim, padded = books->padded, stages = books->n_codebooks;
@@ -241,8 +241,8 @@ TARGET static void FN(beam_residuals)(const Books *books, const float *x, long n
             now = !now;
         }
         for (long row = 0; row < rows; row++)
-            for (long stage = 0; stage < stages; stage++)
-                codes[(start + row) * stages + stage] = path[now][row * n_paths][stage];
+            for (int p = 0; p < kept; p++)
+                write_path(path[now][row * n_paths + MIN(p, n_paths - 1)], stages, &codes);
     }
 }
 
