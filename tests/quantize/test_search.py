@@ -83,8 +83,3 @@ def test_no_vectors(problem, either):
 def test_bad_beam(problem, settings):
     with pytest.raises(InputError, match="beam_size"):
         Search(problem[1], **settings)
-
-
-def test_no_fast_beam(problem):
-    with pytest.raises(InputError, match="greedy"):
-        Search(problem[1], beam_size=2, fast=True)

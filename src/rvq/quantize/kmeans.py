@@ -6,10 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError
-from rvq.quantize.search import Search
+from rvq.quantize.search import Search, sums_by_code
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+
+_MOST_PER_CODEWORD = 256
+"""Vectors per codeword to learn from; of more than that a random choice is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +21,7 @@ class KMeans:
 
     Attributes:
         codebook: `[k, dim]`.
-        counts: vectors nearest to each codeword, `[k]`.
+        counts: vectors learned from that are nearest to each codeword, `[k]`.
         error: mean squared distance of the vectors to their codewords.
     """
 
@@ -110,6 +113,9 @@ def kmeans(
         # k-means++ costs n * k; a sample of some vectors per codeword seeds as well.
         few = x if len(x) <= 8 * k else x[random.choice(len(x), 8 * k, replace=False)]
         start = seed_codewords(few, k, random)
+    if len(x) > _MOST_PER_CODEWORD * k:  # more move codewords by next to nothing
+        random = np.random.default_rng(seed)
+        x = x[random.choice(len(x), _MOST_PER_CODEWORD * k, replace=False)]
     codebook = start.copy()
     codes, distances = _nearest(x, codebook, threads)
     for _ in range(n_iterations):
@@ -124,17 +130,6 @@ def kmeans(
         if np.array_equal(previous, codes):
             break
     return KMeans(codebook, np.bincount(codes, minlength=k), float(distances.mean()))
-
-
-def sums_by_code(x: Floats, codes: Integers, size: int) -> npt.NDArray[np.float64]:
-    """Sum of the vectors of every code, `[size, dim]`."""
-    counts = np.bincount(codes, minlength=size)
-    used = counts > 0
-    starts = np.cumsum(counts) - counts
-    sums = np.zeros((size, x.shape[1]))
-    ordered = x[np.argsort(codes, kind="stable")]
-    sums[used] = np.add.reduceat(ordered, starts[used], axis=0, dtype=np.float64)
-    return sums
 
 
 def _nearest(x: Floats, codebook: Floats, threads: int) -> tuple[npt.NDArray[np.int64], Floats]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rvq.quantize.kmeans import sums_by_code
-from rvq.quantize.search import Search, decode
+from rvq.quantize.search import Search, decode, sums_by_code
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from rvq.errors import InputError, ModelError
 from rvq.quantize.estimator import Estimator, write_atomically
-from rvq.quantize.kmeans import kmeans, sums_by_code
+from rvq.quantize.kmeans import kmeans
 from rvq.quantize.refine import refine
-from rvq.quantize.search import Search, decode
+from rvq.quantize.search import Search, decode, sums_by_code
 from rvq.quantize.vectors import as_codes, as_vectors, variance
 
 Floats = npt.NDArray[np.float32]
@@ -42,8 +42,8 @@ class ResidualQuantizer(Estimator):
             each a search and a least-squares solution; see `rvq.quantize.refine`.
         refine_for: `prefixes` weighs the relative error of every prefix of the codebooks alike, so
             that lower bitrates stay good; `full` minimises the error of all codebooks together.
-        fast: greedy `encode` by bf16 products where the processor has them, with codes that may
-            differ between machines; see `rvq.quantize.search.Search`.
+        fast: `encode` by bf16 products where the processor has them, with codes that may differ
+            between machines; see `rvq.quantize.search.Search`.
         threads: that share the work; 0 for all cores. Results do not depend on it.
         seed: of everything random; the same seed and vectors give the same codebooks.
 
@@ -261,15 +261,14 @@ class ResidualQuantizer(Estimator):
 
     def _search(self, n: int, lagrangian: float) -> Search:
         """The search for these settings; the last one is kept, for its preparation takes time."""
-        fast = self.fast and self.beam_size == 1
-        key = (n, lagrangian, self.beam_size, fast, self.threads)
+        key = (n, lagrangian, self.beam_size, self.fast, self.threads)
         kept = getattr(self, "_kept", None)
         if kept is None or kept[0] is not self.codebooks_ or kept[1] != key:
             search = Search(
                 self.codebooks_[:n],
                 beam_size=self.beam_size,
                 penalties=lagrangian * self.bits()[:n] if lagrangian else 0.0,
-                fast=fast,
+                fast=self.fast,
                 threads=self.threads,
             )
             self._kept = kept = (self.codebooks_, key, search)

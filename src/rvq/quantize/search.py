@@ -40,12 +40,12 @@ class Search:
         beam_size: code sequences followed at once; 1 is greedy search.
         penalties: squared distance added to each codeword, `[n_codebooks, codebook_size]`: λ times
             its bits makes this an entropy-constrained search (Chou, Lookabaugh & Gray 1989).
-        fast: greedy search by bf16 products where the processor has them: the error grows by less
-            than a thousandth, but codes are no longer the same on every machine.
+        fast: search by bf16 products where the processor has them: the error grows by a thousandth
+            or so, and codes are no longer the same on every machine.
         threads: that share the vectors of a call; 0 for all cores.
 
     Raises:
-        InputError: beam_size out of range, or `fast` together with a beam.
+        InputError: beam_size out of range, or too many codebooks.
     """
 
     def __init__(
@@ -59,8 +59,6 @@ class Search:
     ) -> None:
         if not 1 <= beam_size <= native.MAX_BEAM:
             raise InputError(f"beam_size must be in 1..{native.MAX_BEAM}, got {beam_size}")
-        if fast and beam_size > 1:
-            raise InputError("the fast mode is for greedy search; use beam_size=1 or fast=False")
         if len(codebooks) > native.MAX_STAGES:
             raise InputError(f"at most {native.MAX_STAGES} codebooks, got {len(codebooks)}")
         self.books = Books.of(np.ascontiguousarray(codebooks, np.float32), penalties)
@@ -84,7 +82,9 @@ class Search:
         """The `kept` best code sequences of the beam, best first: `[n, kept, n_codebooks]`."""
         x = np.ascontiguousarray(x, np.float32)
         if native.available():
-            return native.beam(x, self.books, self.beam_size, kept=kept, threads=self.threads)
+            return native.beam(
+                x, self.books, self.beam_size, kept=kept, fast=self.fast, threads=self.threads
+            )
         return blas.beam(x, self.books, self.beam_size, kept)
 
 
@@ -93,3 +93,9 @@ def decode(codes: Integers, codebooks: Floats) -> Floats:
     flat = np.ascontiguousarray(codes, np.int64).reshape(-1, codes.shape[-1])
     kernel = native if native.available() else blas
     return kernel.decode(flat, codebooks).reshape(*codes.shape[:-1], codebooks.shape[2])
+
+
+def sums_by_code(x: Floats, codes: Integers, size: int) -> npt.NDArray[np.float64]:
+    """Sum of the vectors `[n, dim]` that have each code, codes `[n]` -> `[size, dim]`."""
+    kernel = native if native.available() else blas
+    return kernel.sums_by_code(np.ascontiguousarray(x), np.ascontiguousarray(codes), size)

@@ -119,6 +119,21 @@ def test_fast_mode_loses_next_to_nothing():
     books = Books.of(codebooks)
     exact, fast = native.greedy(x, books)[1], native.greedy(x, books, fast=True)[1]
     assert np.square(fast).sum() == pytest.approx(np.square(exact).sum(), rel=3e-3)
+    exact, fast = (
+        x - blas.decode(native.beam(x, books, 4, fast=fast)[:, 0], codebooks)
+        for fast in (False, True)
+    )
+    assert np.square(fast).sum() == pytest.approx(np.square(exact).sum(), rel=5e-3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e9])
+def test_the_scale_of_vectors_does_not_matter(scale):
+    x, codebooks = problem(300, 4, 32, 16)
+    plain = native.beam(x, Books.of(codebooks), 5)[:, 0]
+    factor = np.float32(2.0 ** round(np.log2(scale)))
+    scaled = native.beam(x * factor, Books.of(codebooks * factor), 5)[:, 0]
+    assert (scaled == plain).mean() > 0.99
 
 
 @needs_compiler
@@ -154,6 +169,20 @@ def test_decode_and_scan_agree_with_numpy(size):
 
 
 @needs_compiler
+def test_sums_agree_with_numpy():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1_000, 7)).astype(np.float32)
+    codes = random.integers(20, size=1_000)
+    codes[codes == 3] = 4  # one without vectors
+    for found in (native.sums_by_code(x, codes, 20), blas.sums_by_code(x, codes, 20)):
+        expected = np.zeros((20, 7))
+        np.add.at(expected, codes, x)
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+    with pytest.raises(ValueError, match="range"):
+        native.sums_by_code(x, codes, 19)
+
+
+@needs_compiler
 def test_wrong_sizes_are_refused_not_read():
     from rvq.quantize.kernels import _native
 
@@ -164,7 +193,7 @@ def test_wrong_sizes_are_refused_not_read():
     number = native.kernels()["portable"][0]
 
     def call(stop=10, shape=(2, 16, 32, 8), arrays=arrays, out=out):
-        _native.search(number, 1, 1, 0, shape, 0, stop, x, *arrays, x[:0], *out)
+        _native.search(number, 1, 1, 0, shape, 0, stop, x, *arrays, x[:0], 0.0, *out)
 
     call()
     for wrong in (

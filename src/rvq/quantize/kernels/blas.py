@@ -113,3 +113,14 @@ def scan(
     values = norms - values
     order = np.argsort(values, kind="stable")[: len(ids)]
     distances[:], ids[:] = values[order], order
+
+
+def sums_by_code(x: Floats, codes: Integers, size: int) -> npt.NDArray[np.float64]:
+    """Sum of the vectors of every code: `[n, dim]`, `[n]` -> `[size, dim]`."""
+    counts = np.bincount(codes, minlength=size)
+    used = counts > 0
+    starts = np.cumsum(counts) - counts
+    sums = np.zeros((size, x.shape[1]))
+    ordered = x[np.argsort(codes, kind="stable")]
+    sums[used] = np.add.reduceat(ordered, starts[used], axis=0, dtype=np.float64)
+    return sums

@@ -25,7 +25,7 @@ Integers = npt.NDArray[np.int64]
 
 MAX_BEAM = 32
 MAX_STAGES = 256
-TABLES_LIMIT = 160 << 20
+TABLES_LIMIT = 80 << 20
 """Bytes; beam search computes with residuals where products of codewords would take more."""
 _GRAIN = 48 * 16
 """Rows that a thread takes at a time."""
@@ -71,19 +71,20 @@ def beam(
     width: int,
     *,
     kept: int = 1,
+    fast: bool = False,
     threads: int = 1,
     kernel: str | None = None,
 ) -> Integers:
     """Search that follows the `width` best code sequences; arguments as for `greedy`.
 
-    Codes are the same for every kernel and number of threads.
+    Codes are the same for every kernel and number of threads, unless `fast`.
 
     Returns:
         The `kept` best sequences of every vector, best first, `[n, kept, n_codebooks]`.
     """
     codes = np.empty((len(x), kept, len(books.codebooks)), np.int64)
-    number, _ = kernels()[kernel or next(iter(kernels()))]
-    _run(number, width, False, x, books, codes, _NOTHING, threads)
+    number, bf16 = kernels()[kernel or next(iter(kernels()))]
+    _run(number, width, fast and bf16, x, books, codes, _NOTHING, threads)
     return codes
 
 
@@ -98,14 +99,15 @@ def _run(
     threads: int,
 ) -> None:
     n_codebooks, size, dim = books.codebooks.shape
-    tables = books.tables if width > 1 and books.tables_bytes <= TABLES_LIMIT else _NOTHING
+    with_tables = width > 1 and books.tables_bytes <= TABLES_LIMIT
+    tables, scale = books.tables if with_tables else (_NOTHING, 0.0)
     packed16 = books.packed16 if fast else _NOTHING
     arrays = (books.codebooks, books.packed, packed16, books.costs, books.offsets, books.reach)
     shape = (n_codebooks, size, books.padded, dim)
     how = (number, width, codes.shape[1] if codes.ndim == 3 else 1, fast, shape)
 
     def search(start: int, stop: int) -> None:
-        _native.search(*how, start, stop, x, *arrays, tables, codes, left)
+        _native.search(*how, start, stop, x, *arrays, tables, scale, codes, left)
 
     in_chunks(search, len(x), threads)
 
@@ -148,3 +150,10 @@ def scan(
     """
     n, m = codes.shape
     _native.scan((n, m, table.shape[1], len(ids)), codes, table, norms, distances, ids)
+
+
+def sums_by_code(x: Floats, codes: Integers, size: int) -> npt.NDArray[np.float64]:
+    """Sum of the vectors of every code: `[n, dim]`, `[n]` -> `[size, dim]`."""
+    sums = np.zeros((size, x.shape[1]))
+    _native.sums((*x.shape, size), x, codes, sums)
+    return sums

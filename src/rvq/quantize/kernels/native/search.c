@@ -26,7 +26,8 @@ typedef struct {
     const double *costs;      /* [n_codebooks][size]: score = x.c - cost */
     const float *offsets;     /* -costs, [n_codebooks][padded], -infinity for no codeword */
     const float *reach;       /* [n_codebooks][2]: greatest norm and cost of a codebook */
-    const float *tables;      /* products of codewords of earlier and later stages, or none */
+    const uint16_t *tables;   /* float16 products of codewords of two stages over scale, or none */
+    float scale;              /* a power of two */
 } Books;
 
 typedef struct {
@@ -58,6 +59,12 @@ static inline void keep(Best *best, float score, int parent, long code)
     best->score[i] = score;
     best->parent[i] = parent;
     best->code[i] = (int32_t)code;
+}
+
+static inline void clear_greatest(float *greatest)
+{
+    for (int i = 0; i < PANEL; i++)
+        greatest[i] = -INFINITY;
 }
 
 static inline void write_path(const int32_t *path, long stages, int64_t **codes)
@@ -107,44 +114,26 @@ static inline float error_margin(const Books *books, long stage, const float *x)
     return (float)(books->dim + 8) * FLT_EPSILON * size;
 }
 
-static void pack_columns(const float *x, long rows, long dim, float *columns)
-{
-    for (long row = 0; row < rows; row++)
-        for (long d = 0; d < dim; d++)
-            columns[d * CHUNK + row] = x[row * dim + d];
-    for (long row = rows; row < CHUNK; row++)
-        for (long d = 0; d < dim; d++)
-            columns[d * CHUNK + row] = 0;
-}
-
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-static inline uint32_t bfloat16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-}
-
-/* Pairs of neighbouring components as bfloat16, `[pairs][CHUNK]`. */
-static void pack_columns16(const float *x, long rows, long dim, uint32_t *columns)
-{
-    const long pairs = (dim + 1) / 2;
-    memset(columns, 0, pairs * CHUNK * sizeof *columns);
-    for (long row = 0; row < rows; row++)
-        for (long d = 0; d < dim; d++)
-            columns[d / 2 * CHUNK + row] |= bfloat16(x[row * dim + d]) << (16 * (d & 1));
-}
-
 #define TARGET16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 
-TARGET16 static void scores_bf16(const uint32_t *columns, long rows, const Books *books, long stage,
+/* Scores as above from bfloat16 products; neighbouring components go in pairs. */
+TARGET16 static void scores_bf16(const float *x, long rows, const Books *books, long stage,
                                  float *scores, long stride)
 {
-    const long pairs = (books->dim + 1) / 2;
+    const long dim = books->dim, pairs = (dim + 1) / 2;
     const uint16_t *packed = books->packed16 + stage * books->padded * pairs * 2;
     const float *offsets = books->offsets + stage * books->padded;
+    uint32_t *narrow = (uint32_t *)(scores + CHUNK * stride); /* room for [CHUNK][dim + 1] */
+    for (long row = 0; row < CHUNK; row++)
+        for (long d = 0; d < dim; d += 16) {
+            const __mmask16 mask = d + 16 <= dim ? 0xFFFF : (1u << (dim - d)) - 1;
+            __m256bh sixteen = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + row * dim + d));
+            const __mmask16 to = pairs - d / 2 >= 8 ? 0xFFFF : (1u << (2 * (pairs - d / 2))) - 1;
+            _mm256_mask_storeu_epi16(narrow + row * pairs + d / 2, to, (__m256i)sixteen);
+        }
     for (long k = 0; k < books->padded; k += PANEL)
         for (long row = 0; row < rows; row += 12) {
             __m512 a[12], b[12];
@@ -154,17 +143,16 @@ TARGET16 static void scores_bf16(const uint32_t *columns, long rows, const Books
                 b[r] = _mm512_loadu_ps(offsets + k + 16);
             }
             const uint16_t *panel = packed + k * pairs * 2;
-            const uint32_t *x = columns + row;
+            const uint32_t *from = narrow + row * pairs;
             for (long d = 0; d < pairs; d++) {
                 __m512bh p = (__m512bh)_mm512_loadu_si512(panel);
                 __m512bh q = (__m512bh)_mm512_loadu_si512(panel + 32);
 #pragma GCC unroll 12
                 for (int r = 0; r < 12; r++) {
-                    __m512bh v = (__m512bh)_mm512_set1_epi32((int)x[r]);
+                    __m512bh v = (__m512bh)_mm512_set1_epi32((int)from[r * pairs + d]);
                     a[r] = _mm512_dpbf16_ps(a[r], v, p);
                     b[r] = _mm512_dpbf16_ps(b[r], v, q);
                 }
-                x += CHUNK;
                 panel += 2 * PANEL;
             }
 #pragma GCC unroll 12
@@ -181,14 +169,13 @@ TARGET16 static void scores_bf16(const uint32_t *columns, long rows, const Books
 #define LANES 16
 #define ROWS 12
 #define LOAD(p) _mm512_loadu_ps(p)
+#define LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define STORE(p, v) _mm512_storeu_ps(p, v)
 #define SET1(s) _mm512_set1_ps(s)
 #define ADD(a, b) _mm512_add_ps(a, b)
-#define SUB(a, b) _mm512_sub_ps(a, b)
 #define MAX(a, b) _mm512_max_ps(a, b)
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
-#define ABOVE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
 #define SCORES16 scores_bf16
 #include "tiles.h"
 
@@ -198,36 +185,45 @@ TARGET16 static void scores_bf16(const uint32_t *columns, long rows, const Books
 #define LANES 16
 #define ROWS 12
 #define LOAD(p) _mm512_loadu_ps(p)
+#define LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define STORE(p, v) _mm512_storeu_ps(p, v)
 #define SET1(s) _mm512_set1_ps(s)
 #define ADD(a, b) _mm512_add_ps(a, b)
-#define SUB(a, b) _mm512_sub_ps(a, b)
 #define MAX(a, b) _mm512_max_ps(a, b)
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
-#define ABOVE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
 #include "tiles.h"
 
 #define FN(name) name##_avx2
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,f16c")))
 #define VEC __m256
 #define LANES 8
 #define ROWS 6
 #define LOAD(p) _mm256_loadu_ps(p)
+#define LOAD_HALF(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define STORE(p, v) _mm256_storeu_ps(p, v)
 #define SET1(s) _mm256_set1_ps(s)
 #define ADD(a, b) _mm256_add_ps(a, b)
-#define SUB(a, b) _mm256_sub_ps(a, b)
 #define MAX(a, b) _mm256_max_ps(a, b)
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define AT_LEAST(a, b) (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))
-#define ABOVE(a, b) (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ))
 #include "tiles.h"
 #endif
 
 /* Any other processor: vectors of four, which compilers map to what there is. */
 typedef float Four __attribute__((vector_size(16)));
 static inline Four four_load(const float *p) { Four v; memcpy(&v, p, sizeof v); return v; }
+static inline Four four_load_half(const uint16_t *p)
+{
+    Four v;
+    for (int i = 0; i < 4; i++) {
+        const int exponent = p[i] >> 10 & 31, fraction = p[i] & 1023;
+        const float size = exponent ? ldexpf((float)(fraction + 1024), exponent - 25)
+                                    : ldexpf((float)fraction, -24);
+        v[i] = p[i] >> 15 ? -size : size;
+    }
+    return v;
+}
 static inline void four_store(float *p, Four v) { memcpy(p, &v, sizeof v); }
 static inline Four four_max(Four a, Four b)
 {
@@ -246,33 +242,27 @@ static inline unsigned four_at_least(Four a, Four b)
     return (unsigned)((a[0] >= b[0]) | (a[1] >= b[1]) << 1 | (a[2] >= b[2]) << 2 |
                       (a[3] >= b[3]) << 3);
 }
-static inline unsigned four_above(Four a, Four b)
-{
-    return (unsigned)((a[0] > b[0]) | (a[1] > b[1]) << 1 | (a[2] > b[2]) << 2 |
-                      (a[3] > b[3]) << 3);
-}
 #define FN(name) name##_portable
 #define TARGET
 #define VEC Four
 #define LANES 4
 #define ROWS 4
 #define LOAD(p) four_load(p)
+#define LOAD_HALF(p) four_load_half(p)
 #define STORE(p, v) four_store(p, v)
 #define SET1(s) ((Four){s, s, s, s})
 #define ADD(a, b) ((a) + (b))
-#define SUB(a, b) ((a) - (b))
 #define MAX(a, b) four_max(a, b)
 #define FMA(a, b, c) four_fma(a, b, c)
 #define AT_LEAST(a, b) four_at_least(a, b)
-#define ABOVE(a, b) four_above(a, b)
 #include "tiles.h"
 
 typedef struct {
     const char *name;
     int bf16;
     void (*greedy)(const Books *, const float *, long, int64_t *, float *, float *, int);
-    void (*beam_tables)(const Books *, const float *, long, int, int, int64_t *, float *);
-    void (*beam_residuals)(const Books *, const float *, long, int, int, int64_t *, float *);
+    void (*beam_tables)(const Books *, const float *, long, int, int, int64_t *, float *, int);
+    void (*beam_residuals)(const Books *, const float *, long, int, int, int64_t *, float *, int);
 } Kernel;
 
 #define KERNEL(name, bf16) {#name, bf16, greedy_##name, beam_tables_##name, beam_residuals_##name}
@@ -329,10 +319,12 @@ static PyObject *search(PyObject *self, PyObject *args)
     (void)self;
     Py_buffer x, codebooks, packed, packed16, costs, offsets, reach, tables, codes, residual;
     int kernel, width, kept, fast;
+    float scale;
     long n_codebooks, size, padded, dim, start, stop;
-    if (!PyArg_ParseTuple(args, "iiii(llll)lly*y*y*y*y*y*y*y*w*w*", &kernel, &width, &kept,
-                          &fast, &n_codebooks, &size, &padded, &dim, &start, &stop, &x, &codebooks, &packed,
-                          &packed16, &costs, &offsets, &reach, &tables, &codes, &residual))
+    if (!PyArg_ParseTuple(args, "iiii(llll)lly*y*y*y*y*y*y*y*fw*w*", &kernel, &width, &kept, &fast,
+                          &n_codebooks, &size, &padded, &dim, &start, &stop, &x, &codebooks,
+                          &packed, &packed16, &costs, &offsets, &reach, &tables, &scale, &codes,
+                          &residual))
         return NULL;
     PyObject *result = NULL;
     float *work = NULL;
@@ -356,7 +348,7 @@ static PyObject *search(PyObject *self, PyObject *args)
         too_small("offsets");
     else if (reach.len != n_codebooks * 8)
         too_small("reach");
-    else if (tables.len && tables.len != n_tables * 4)
+    else if (tables.len && tables.len != n_tables * 2)
         too_small("tables");
     else if (codes.len < stop * kept * n_codebooks * 8)
         too_small("codes");
@@ -365,14 +357,14 @@ static PyObject *search(PyObject *self, PyObject *args)
     else {
         const int with_tables = width > 1 && tables.len;
         const long scores = CHUNK * padded * (with_tables ? n_codebooks : 1);
-        const long floats = CHUNK * (dim + 1) + scores + (width > 1 ? 2 * CHUNK * dim : 0);
+        const long floats = 2 * CHUNK * (dim + 1) + scores + width * padded;
         work = malloc(floats * sizeof *work);
         if (!work)
             PyErr_NoMemory();
     }
     if (work) {
         const Books books = {n_codebooks, size, padded, dim, codebooks.buf, packed.buf,
-                             packed16.buf, costs.buf, offsets.buf, reach.buf, tables.buf};
+                             packed16.buf, costs.buf, offsets.buf, reach.buf, tables.buf, scale};
         const float *from = (const float *)x.buf + start * dim;
         int64_t *to = (int64_t *)codes.buf + start * kept * n_codebooks;
         const Kernel *run = KERNELS + kernel;
@@ -381,9 +373,9 @@ static PyObject *search(PyObject *self, PyObject *args)
             run->greedy(&books, from, stop - start, to, (float *)residual.buf + start * dim, work,
                         fast);
         else if (tables.len)
-            run->beam_tables(&books, from, stop - start, width, kept, to, work);
+            run->beam_tables(&books, from, stop - start, width, kept, to, work, fast);
         else
-            run->beam_residuals(&books, from, stop - start, width, kept, to, work);
+            run->beam_residuals(&books, from, stop - start, width, kept, to, work, fast);
         Py_END_ALLOW_THREADS
         free(work);
         result = Py_NewRef(Py_None);
@@ -392,6 +384,43 @@ static PyObject *search(PyObject *self, PyObject *args)
                         &codes, &residual};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         PyBuffer_Release(all[i]);
+    return result;
+}
+
+static PyObject *sums(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_buffer x, codes, out;
+    long n, dim, size;
+    if (!PyArg_ParseTuple(args, "(lll)y*y*w*", &n, &dim, &size, &x, &codes, &out))
+        return NULL;
+    PyObject *result = NULL;
+    if (n < 0 || dim < 1 || size < 1 || x.len != n * dim * 4 || codes.len != n * 8 ||
+        out.len != size * dim * 8)
+        too_small("x, codes or sums");
+    else {
+        const float *row = x.buf;
+        const int64_t *code = codes.buf;
+        double *total = out.buf;
+        long bad = 0;
+        Py_BEGIN_ALLOW_THREADS
+        for (long i = 0; i < n; i++, row += dim) {
+            bad |= code[i] < 0 || code[i] >= size;
+            if (bad)
+                break;
+            double *restrict to = total + code[i] * dim;
+            for (long d = 0; d < dim; d++)
+                to[d] += row[d];
+        }
+        Py_END_ALLOW_THREADS
+        if (bad)
+            PyErr_SetString(PyExc_ValueError, "a code is out of range");
+        else
+            result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&x);
+    PyBuffer_Release(&codes);
+    PyBuffer_Release(&out);
     return result;
 }
 
@@ -501,6 +530,7 @@ static PyObject *scan(PyObject *self, PyObject *args)
 static PyMethodDef METHODS[] = {
     {"kernels", kernels, METH_NOARGS, "Names, numbers and bf16 ability of what runs here."},
     {"search", search, METH_VARARGS, "Codes (and, greedy, residuals) of x[start:stop]."},
+    {"sums", sums, METH_VARARGS, "Adds the vectors of every code to its sum."},
     {"decode", decode, METH_VARARGS, "Sums of codewords."},
     {"scan", scan, METH_VARARGS, "The k nearest of vectors kept as codes, by look-up tables."},
     {NULL, NULL, 0, NULL},

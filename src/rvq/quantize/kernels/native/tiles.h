@@ -1,7 +1,7 @@
 /* The search for one instruction set, included once for each.
  *
  * Expects: FN(name) names a function of this set, TARGET its attribute, VEC a vector of LANES floats
- * with LOAD, STORE, SET1, ADD, SUB, MAX, FMA (a * b + c), AT_LEAST and ABOVE (bit masks over the
+ * with LOAD, LOAD_HALF, STORE, SET1, ADD, MAX, FMA (a * b + c), AT_LEAST (a bit mask over the
  * lanes), and ROWS, the rows of a tile: two vectors of scores a row must fit into the registers.
  */
 
@@ -21,11 +21,10 @@ TARGET static void FN(tile)(const float *restrict x, long dim, const float *rest
         VEC p = LOAD(panel), q = LOAD(panel + LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; r++) {
-            VEC v = SET1(x[r]);
+            VEC v = SET1(x[r * dim + d]);
             a[r] = FMA(v, p, a[r]);
             b[r] = FMA(v, q, b[r]);
         }
-        x += CHUNK;
         panel += PANEL;
     }
 #pragma GCC unroll 16
@@ -35,16 +34,23 @@ TARGET static void FN(tile)(const float *restrict x, long dim, const float *rest
     }
 }
 
-/* Scores of the vectors `x [dim][CHUNK]` against one codebook, `[CHUNK][padded]`. */
+/* Scores of the vectors `x [CHUNK][dim]` against one codebook, `[CHUNK][padded]`. */
 TARGET static void FN(scores)(const float *x, long n_rows, const Books *books, long stage,
-                              float *scores, long stride)
+                              float *scores, long stride, int fast)
 {
+#ifdef SCORES16
+    if (fast) {
+        SCORES16(x, n_rows, books, stage, scores, stride);
+        return;
+    }
+#endif
+    (void)fast;
     const float *packed = books->packed + stage * books->padded * books->dim;
     const float *offsets = books->offsets + stage * books->padded;
     for (long k = 0; k < books->padded; k += PANEL)
         for (long row = 0; row < n_rows; row += ROWS)
             for (long o = 0; o < PANEL; o += 2 * LANES)
-                FN(tile)(x + row, books->dim, packed + k * books->dim + o, offsets + k + o,
+                FN(tile)(x + row * books->dim, books->dim, packed + k * books->dim + o, offsets + k + o,
                          scores + row * stride + k + o, stride);
 }
 
@@ -102,22 +108,13 @@ TARGET static void FN(greedy)(const Books *books, const float *x, long n, int64_
                               float *residual, float *work, int fast)
 {
     const long dim = books->dim, padded = books->padded;
-    float *columns = work, *scores = work + CHUNK * dim;
+    float *left = work, *scores = work + CHUNK * dim;
+    memset(left, 0, CHUNK * dim * sizeof *left);
     for (long start = 0; start < n; start += CHUNK) {
-        const long rows = n - start < CHUNK ? n - start : CHUNK;
-        float *left = residual + start * dim;
+        const long rows = MIN(CHUNK, n - start);
         memcpy(left, x + start * dim, rows * dim * sizeof *x);
         for (long stage = 0; stage < books->n_codebooks; stage++) {
-#ifdef SCORES16
-            if (fast) {
-                pack_columns16(left, rows, dim, (uint32_t *)columns);
-                SCORES16((const uint32_t *)columns, rows, books, stage, scores, padded);
-            } else
-#endif
-            {
-                pack_columns(left, rows, dim, columns);
-                FN(scores)(columns, rows, books, stage, scores, padded);
-            }
+            FN(scores)(left, rows, books, stage, scores, padded, fast);
             const float *codebook = books->codebooks + stage * books->size * dim;
             for (long row = 0; row < rows; row++) {
                 float *r = left + row * dim;
@@ -128,59 +125,82 @@ TARGET static void FN(greedy)(const Books *books, const float *x, long n, int64_
                     r[d] -= codebook[k * dim + d];
             }
         }
+        memcpy(residual + start * dim, left, rows * dim * sizeof *x);
     }
 }
 
-/* Offer the scores `base + Σ -rows[j]` of one path's extensions to the list of the best. */
-TARGET static void FN(offer)(const float *base, const float *const *rows, long n_rows, float path,
-                             int parent, const Books *books, Best *best)
+/* Scores of one path's extensions, `base + path - scale * sum of rows`, and the greatest of every
+ * column of a panel so far. The scale is a power of two, so each term is rounded once. */
+TARGET static void FN(extend)(const float *base, const uint16_t *const *rows, long n_rows,
+                              float scale, float path, long padded, float *scores, float *greatest)
 {
-    const VEC so_far = SET1(path);
-    for (long i = 0; i < books->padded; i += LANES) {
-        VEC v = LOAD(base + i);
-        for (long j = 0; j < n_rows; j++)
-            v = SUB(v, LOAD(rows[j] + i));
-        v = ADD(v, so_far);
-        unsigned mask = ABOVE(v, SET1(best->score[best->size - 1]));
-        if (mask) {
-            float lanes[LANES];
-            STORE(lanes, v);
+    const VEC so_far = SET1(path), less = SET1(-scale);
+    for (long o = 0; o < PANEL; o += LANES) {
+        VEC top = LOAD(greatest + o);
+        for (long i = o; i < padded; i += PANEL) {
+            VEC v = LOAD(base + i);
+            for (long j = 0; j < n_rows; j++)
+                v = FMA(LOAD_HALF(rows[j] + i), less, v);
+            v = ADD(v, so_far);
+            STORE(scores + i, v);
+            top = MAX(v, top);
+        }
+        STORE(greatest + o, top);
+    }
+}
+
+/* The best of all extensions. The width-th greatest of the columns' greatest scores bounds them from
+ * below, so that few are looked at one by one. */
+TARGET static void FN(select)(const float *scores, int n_paths, long padded, const float *greatest,
+                              Best *best)
+{
+    Best bound;
+    best_clear(&bound, best->size);
+    for (int i = 0; i < PANEL; i++)
+        keep(&bound, greatest[i], 0, i);
+    const VEC least = SET1(bound.score[bound.size - 1]);
+    for (int p = 0; p < n_paths; p++)
+        for (long i = 0; i < padded; i += LANES) {
+            unsigned mask = AT_LEAST(LOAD(scores + p * padded + i), least);
             for (; mask; mask &= mask - 1) {
-                int lane = __builtin_ctz(mask);
-                keep(best, lanes[lane], parent, i + lane);
+                long k = i + __builtin_ctz(mask);
+                keep(best, scores[p * padded + k], p, k);
             }
         }
-    }
 }
 
 /* Beam search on products of codewords: one product per vector and codeword serves all paths. */
 TARGET static void FN(beam_tables)(const Books *books, const float *x, long n, int width, int kept,
-                                   int64_t *codes, float *work)
+                                   int64_t *codes, float *work, int fast)
 {
     const long dim = books->dim, padded = books->padded, stages = books->n_codebooks;
-    float *columns = work, *base = work + CHUNK * dim;
     const long stride = stages * padded;
-    const float *rows_of_path[MAX_STAGES];
+    float *chunk = work, *base = work + CHUNK * dim;
+    const uint16_t *rows_of_path[MAX_STAGES];
+    float *extended = base + CHUNK * stride, greatest[PANEL];
     Best best;
     float path_score[MAX_BEAM];
     int32_t path[2][MAX_BEAM][MAX_STAGES];
     for (long start = 0; start < n; start += CHUNK) {
-        const long rows = n - start < CHUNK ? n - start : CHUNK;
-        pack_columns(x + start * dim, rows, dim, columns);
+        const long rows = MIN(CHUNK, n - start);
+        memset(chunk, 0, CHUNK * dim * sizeof *chunk);
+        memcpy(chunk, x + start * dim, rows * dim * sizeof *x);
         for (long stage = 0; stage < stages; stage++)
-            FN(scores)(columns, rows, books, stage, base + stage * padded, stride);
+            FN(scores)(chunk, rows, books, stage, base + stage * padded, stride, fast);
         for (long row = 0; row < rows; row++) {
             int n_paths = 1, now = 0;
             path_score[0] = 0;
             for (long stage = 0; stage < stages; stage++) {
-                const float *table = books->tables + padded * books->size * (stage * (stage - 1) / 2);
+                const uint16_t *table = books->tables + padded * books->size * (stage * (stage - 1) / 2);
                 best_clear(&best, MIN(width, n_paths * books->size));
+                clear_greatest(greatest);
                 for (int p = 0; p < n_paths; p++) {
                     for (long j = 0; j < stage; j++)
                         rows_of_path[j] = table + (j * books->size + path[now][p][j]) * padded;
-                    FN(offer)(base + row * stride + stage * padded, rows_of_path, stage,
-                              path_score[p], p, books, &best);
+                    FN(extend)(base + row * stride + stage * padded, rows_of_path, stage,
+                               books->scale, path_score[p], padded, extended + p * padded, greatest);
                 }
+                FN(select)(extended, n_paths, padded, greatest, &best);
                 n_paths = best.n;
                 for (int p = 0; p < n_paths; p++) {
                     memcpy(path[!now][p], path[now][best.parent[p]], stage * sizeof(int32_t));
@@ -197,32 +217,34 @@ TARGET static void FN(beam_tables)(const Books *books, const float *x, long n, i
 
 /* Beam search on residuals, where the products of codewords would not fit into memory. */
 TARGET static void FN(beam_residuals)(const Books *books, const float *x, long n, int width, int kept,
-                                      int64_t *codes, float *work)
+                                      int64_t *codes, float *work, int fast)
 {
     const long dim = books->dim, padded = books->padded, stages = books->n_codebooks;
     const long group = CHUNK / width;
-    float *columns = work, *scores = columns + CHUNK * dim;
-    float *residuals[2] = {scores + CHUNK * padded, scores + CHUNK * (padded + dim)};
+    float *residuals[2] = {work, work + CHUNK * dim};
+    float *scores = work + 2 * CHUNK * dim;
     Best best;
     float path_score[CHUNK];
     int32_t path[2][CHUNK][MAX_STAGES];
+    memset(work, 0, 2 * CHUNK * dim * sizeof *work);
     for (long start = 0; start < n; start += group) {
-        const long rows = n - start < group ? n - start : group;
+        const long rows = MIN(group, n - start);
         int n_paths = 1, now = 0;
         memcpy(residuals[0], x + start * dim, rows * dim * sizeof *x);
         memset(path_score, 0, sizeof path_score);
         for (long stage = 0; stage < stages; stage++) {
             const float *codebook = books->codebooks + stage * books->size * dim;
-            pack_columns(residuals[now], rows * n_paths, dim, columns);
-            FN(scores)(columns, rows * n_paths, books, stage, scores, padded);
+            FN(scores)(residuals[now], rows * n_paths, books, stage, scores, padded, fast);
             float new_score[CHUNK];
             int n_next = 0;
             for (long row = 0; row < rows; row++) {
                 best_clear(&best, MIN(width, n_paths * books->size));
-                for (int p = 0; p < n_paths; p++) {
-                    long from = row * n_paths + p;
-                    FN(offer)(scores + from * padded, 0, 0, path_score[from], p, books, &best);
-                }
+                float *extended = scores + row * n_paths * padded, greatest[PANEL];
+                clear_greatest(greatest);
+                for (int p = 0; p < n_paths; p++)
+                    FN(extend)(extended + p * padded, 0, 0, 0, path_score[row * n_paths + p], padded,
+                               extended + p * padded, greatest);
+                FN(select)(extended, n_paths, padded, greatest, &best);
                 n_next = best.n; /* the same for every row */
                 for (int p = 0; p < n_next; p++) {
                     long from = row * n_paths + best.parent[p], to = row * n_next + p;
@@ -255,9 +277,8 @@ TARGET static void FN(beam_residuals)(const Books *books, const float *x, long n
 #undef STORE
 #undef SET1
 #undef ADD
-#undef SUB
+#undef LOAD_HALF
 #undef MAX
 #undef FMA
 #undef AT_LEAST
-#undef ABOVE
 #undef SCORES16
