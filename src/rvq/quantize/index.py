@@ -1,7 +1,6 @@
 """Nearest neighbours among vectors that are kept as codes."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,7 +65,7 @@ class Index:
             raise InputError(f"metric must be 'l2' or 'ip', got {metric!r}")
         self.quantizer = quantizer
         self.metric = metric
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or native.n_cores()
         n, size, _ = quantizer.codebooks_.shape
         if size > 65536:
             raise InputError(f"codebooks of at most 65536 codewords, got {size}")

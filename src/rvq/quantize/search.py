@@ -1,6 +1,5 @@
 """Nearest codewords of vectors in a stack of codebooks: the one interface to every search."""
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy.typing as npt
 from rvq.errors import InputError
 from rvq.quantize.kernels import blas, native
 from rvq.quantize.kernels.books import Books
+from rvq.quantize.kernels.native import n_cores
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -64,7 +64,7 @@ class Search:
         self.books = Books.of(np.ascontiguousarray(codebooks, np.float32), penalties)
         self.beam_size = beam_size
         self.fast = fast
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or n_cores()
 
     def __call__(self, x: Floats) -> SearchResult:
         """Search for vectors `[n, dim]`, finite float32."""

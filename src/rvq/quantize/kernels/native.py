@@ -4,6 +4,7 @@ Greedy codes follow the definition of `reference.greedy` to the bit whatever ker
 float32, and where two are closer than their rounding errors the order is settled in float64.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -38,6 +39,13 @@ def kernels() -> dict[str, tuple[int, bool]]:
     if _native is None:
         return {}
     return {name: (number, bool(bf16)) for name, number, bf16 in _native.kernels()}
+
+
+def n_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def available() -> bool:
