@@ -1,4 +1,4 @@
-"""The README is a test: its commands exist, its Python runs."""
+"""The README is a test: its commands exist, its Python runs, as does that of the documentation."""
 
 import re
 import shlex
@@ -12,7 +12,10 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
 SHELL = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
-PYTHON = [block for kind, block in BLOCKS if kind == "python"]
+PAGES = [README, (REPOSITORY / "docs" / "quantizer.md").read_text()]
+PYTHON = [
+    block for page in PAGES for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+]
 
 
 def test_first_command_compresses_and_decompresses_a_real_recording(tmp_path):

@@ -132,6 +132,20 @@ def test_generator_losses_move_the_fake_features_only():
     assert (fake[0][0].grad <= 0).all()  # towards being judged real
 
 
+def test_weights_choose_the_items_whose_waveforms_count(speech):
+    audio = torch.from_numpy(speech[:, 10_000:14_096]).expand(2, -1)
+    noise = torch.randn(2, 4_096, generator=torch.Generator().manual_seed(0))
+    other = audio + torch.tensor([[0.1], [0.3]]) * noise
+    loss = SpectralLoss(24_000, (512,), (32,))
+    plain, weighted = loss(other, audio), loss(other, audio, torch.tensor([1.0, 0.0]))
+    alone = loss(other[:1], audio[:1])
+    torch.testing.assert_close(weighted["complex"], alone["complex"] / 2)
+    torch.testing.assert_close(weighted["mel"], plain["mel"])
+    torch.testing.assert_close(
+        time_loss(other, audio, torch.tensor([1.0, 0.0])), time_loss(other[:1], audio[:1]) / 2
+    )
+
+
 def test_the_balancer_makes_weights_shares_of_the_gradient():
     output = torch.zeros(2, requires_grad=True)
     direction = {"a": torch.tensor([1e-3, 0.0]), "b": torch.tensor([0.0, 1e4])}

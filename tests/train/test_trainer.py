@@ -231,6 +231,18 @@ def test_a_run_can_start_from_an_exported_model(packed, tmp_path):
         Trainer(other, [packed], tmp_path / "third", "cpu", start=tmp_path / "model")
 
 
+def test_waveforms_count_by_the_number_of_codebooks(packed, tmp_path):
+    settings = replace(config(), loss=replace(config().loss, waveform_codebooks=2))
+    trainer = Trainer(settings, [packed], tmp_path, "cpu")
+    audio = torch.from_numpy(trainer.crops.batch(0))
+    _, quantized = trainer.model(audio)
+    assert trainer._waveform_weights(quantized) is None  # nothing is quantized yet
+    assert trainer.model.quantizer.initialised
+    for n, weight in ((1, 0.5), (2, 1.0), (3, 1.0)):
+        _, quantized = trainer.model(audio, n)
+        assert trainer._waveform_weights(quantized).tolist() == [weight] * len(audio)
+
+
 def test_commitment_moves_the_encoder_alone(packed, tmp_path):
     trainers = [
         Trainer(config(commitment=c, clip_norm=1e9), [packed], tmp_path, "cpu") for c in (0.0, 10.0)

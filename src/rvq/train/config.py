@@ -39,6 +39,8 @@ class LossConfig:
     Attributes:
         mel, complex, time: reconstruction terms, see `rvq.train.losses`.
         adversarial, feature: discriminator terms, once `adversarial_start` is reached.
+        waveform_codebooks: codebooks with which the waveform terms (`time` and `complex`) count in
+            full; items with fewer count in proportion.
         commitment: weight of the relative commitment loss, in units of the mel loss.
         n_ffts, n_mels: window lengths of the spectral losses, multiples of 4, and the mel bands of
             each.
@@ -49,6 +51,7 @@ class LossConfig:
     time: Weight = 1.0
     adversarial: Weight = 0.4
     feature: Weight = 0.8
+    waveform_codebooks: PositiveInt = 8
     commitment: Weight = 0.1
     n_ffts: tuple[int, ...] = (2048, 512, 128)
     n_mels: tuple[int, ...] = (128, 64, 16)

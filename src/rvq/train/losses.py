@@ -14,10 +14,16 @@ from rvq.nn import stft
 Judgements = list[tuple[Tensor, list[Tensor]]]
 
 
-def time_loss(reconstruction: Tensor, audio: Tensor) -> Tensor:
-    """L1 distance of waveforms relative to each item's mean amplitude."""
-    distance = (reconstruction - audio).abs().mean(1)
-    return (distance / (audio.abs().mean(1) + 1e-3)).mean()
+def time_loss(reconstruction: Tensor, audio: Tensor, weights: Tensor | None = None) -> Tensor:
+    """L1 distance of waveforms relative to each item's mean amplitude.
+
+    Args:
+        reconstruction: `[batch, n_samples]`.
+        audio: the same.
+        weights: of the items, `[batch]`; default equal.
+    """
+    distance = (reconstruction - audio).abs().mean(1) / (audio.abs().mean(1) + 1e-3)
+    return (distance if weights is None else distance * weights).mean()
 
 
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
@@ -56,8 +62,16 @@ class SpectralLoss(nn.Module):
         compression = torch.exp(power.log() * -0.35)
         return mel, real * compression, imag * compression
 
-    def forward(self, reconstruction: Tensor, audio: Tensor) -> dict[str, Tensor]:
-        """Losses by name."""
+    def forward(
+        self, reconstruction: Tensor, audio: Tensor, weights: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Losses by name.
+
+        Args:
+            reconstruction: `[batch, n_samples]`.
+            audio: the same.
+            weights: of the items in the complex distance, `[batch]`; default equal.
+        """
         mel = compressed = reconstruction.new_zeros(())
         for n_fft in self.n_ffts:
             with torch.no_grad():
@@ -65,7 +79,10 @@ class SpectralLoss(nn.Module):
             mel_estimate, *estimate = self._spectra(reconstruction, n_fft)
             mel = mel + F.l1_loss(mel_estimate, mel_target)
             for part, part_target in zip(estimate, target, strict=True):
-                compressed = compressed + F.mse_loss(part, part_target)
+                distance = F.mse_loss(part, part_target, reduction="none").mean((1, 2))
+                compressed = (
+                    compressed + (distance if weights is None else distance * weights).mean()
+                )
         return {"mel": mel / len(self.n_ffts), "complex": compressed / len(self.n_ffts)}
 
 

@@ -23,6 +23,7 @@ from rvq.errors import InputError, ModelError
 from rvq.nn.discriminators import MultiScaleSTFTDiscriminator
 from rvq.nn.export import read_exported
 from rvq.nn.model import CodecModel
+from rvq.nn.quantizer import Quantized
 from rvq.train.balancer import Balancer
 from rvq.train.config import ScheduleConfig, TrainConfig, config_from_dict
 from rvq.train.data import Crops, load_sources
@@ -168,8 +169,9 @@ class Trainer:
         output = output.float()
         # Losses act on a leaf, so that each one's gradient at the output is had by itself.
         reconstruction = output.detach().requires_grad_()
-        losses = {"time": time_loss(reconstruction, audio)}
-        losses |= self.spectral_loss(reconstruction, audio)
+        weights = self._waveform_weights(quantized)
+        losses = {"time": time_loss(reconstruction, audio, weights)}
+        losses |= self.spectral_loss(reconstruction, audio, weights)
         logs = {}
         adversarial = self.step >= schedule.adversarial_start * schedule.total_steps
         if adversarial:
@@ -195,6 +197,16 @@ class Trainer:
         self._update_average()
         self.step += 1
         return logs
+
+    def _waveform_weights(self, quantized: Quantized) -> Tensor | None:
+        """Weights `[batch]` of the items in the losses that compare waveforms.
+
+        A waveform cannot be coded with a few codebooks; trying makes the result dull.
+        """
+        if not self.model.quantizer.initialised:
+            return None
+        depth = (quantized.codes[:, 0] >= 0).sum(-1)
+        return (depth / self.config.loss.waveform_codebooks).clamp(max=1.0)
 
     def _discriminate(
         self, reconstruction: Tensor, audio: Tensor
