@@ -14,7 +14,7 @@ import numpy as np
 
 from rvq.errors import InputError, RvqError
 from rvq.evaluate import metrics
-from rvq.evaluate.baselines import Audio, System
+from rvq.evaluate.baselines import System
 from rvq.evaluate.cache import RecordCache, record_key
 from rvq.evaluate.results import Evaluation, Failure, Record, SystemInfo
 
@@ -93,13 +93,12 @@ def evaluate(
 
 def measure(clip: str, system: System) -> Record | Failure:
     """One clip through one system: what a worker does."""
-    import soundfile
+    from rvq.codec.files import read_audio
 
     try:
-        samples, sample_rate = soundfile.read(clip, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
+        audio, sample_rate = read_audio(Path(clip))
+    except RvqError as error:
         return Failure(clip, None, str(error))
-    audio: Audio = np.ascontiguousarray(samples.T)
     if audio.size == 0 or not np.isfinite(audio).all():
         return Failure(clip, None, "no samples, or samples that are not finite")
     try:
