@@ -236,7 +236,8 @@ def test_waveforms_count_by_the_number_of_codebooks(packed, tmp_path):
     trainer = Trainer(settings, [packed], tmp_path, "cpu")
     audio = torch.from_numpy(trainer.crops.batch(0))
     _, quantized = trainer.model(audio)
-    assert trainer._waveform_weights(quantized) is None  # nothing is quantized yet
+    assert (quantized.codes == -1).all()  # the codebooks are only now initialised
+    assert trainer._waveform_weights(quantized).tolist() == [1.0] * len(audio)
     assert trainer.model.quantizer.initialised
     for n, weight in ((1, 0.5), (2, 1.0), (3, 1.0)):
         _, quantized = trainer.model(audio, n)

@@ -198,15 +198,14 @@ class Trainer:
         self.step += 1
         return logs
 
-    def _waveform_weights(self, quantized: Quantized) -> Tensor | None:
+    def _waveform_weights(self, quantized: Quantized) -> Tensor:
         """Weights `[batch]` of the items in the losses that compare waveforms.
 
         A waveform cannot be coded with a few codebooks; trying makes the result dull.
         """
-        if not self.model.quantizer.initialised:
-            return None
         depth = (quantized.codes[:, 0] >= 0).sum(-1)
-        return (depth / self.config.loss.waveform_codebooks).clamp(max=1.0)
+        weights = (depth / self.config.loss.waveform_codebooks).clamp(max=1.0)
+        return torch.where(depth > 0, weights, 1.0)  # while nothing is quantized yet, all count
 
     def _discriminate(
         self, reconstruction: Tensor, audio: Tensor
