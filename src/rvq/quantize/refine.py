@@ -16,19 +16,23 @@ from rvq.quantize.search import Search, decode, sums_by_code
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
+_NOISE = 1.25
+"""Noise of the first search, relative to what the starting codebooks leave of the vectors."""
+
 
 @dataclass(frozen=True, eq=False)
 class Refined:
     """Refined codebooks.
 
     Attributes:
-        codebooks: the best of all rounds, `[n_codebooks, codebook_size, dim]`.
-        errors: the objective before the first round and after each one, with codes as the search
-            finds them.
+        codebooks: `[n_codebooks, codebook_size, dim]`; those it started from where refinement made
+            none better.
+        before, after: the objective, with codes as the search finds them.
     """
 
     codebooks: Floats
-    errors: list[float]
+    before: float
+    after: float
 
 
 def refine(
@@ -40,53 +44,62 @@ def refine(
     prefix_weights: npt.ArrayLike,
     ridge: float = 1.0,
     threads: int = 1,
+    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Refined:
     """Alternate searching for codes and solving for codewords.
 
-    The objective is the squared error of every prefix of the codebooks, weighted. The search only
-    minimises the error of all codebooks together, so a vector keeps the codes it had where those
-    serve the objective better.
+    Codes are searched for vectors with noise on them, less in every round and none in the last:
+    codes and codewords then settle less early (stochastic relaxation, Zeger, Vaisey & Gersho 1992;
+    for additive codebooks Martinez et al. 2018).
 
     Args:
         x: vectors, `[n, dim]`.
         codebooks: to start from, `[n_codebooks, codebook_size, dim]`.
-        n_rounds: of search and solution.
+        n_rounds: of search and solution; more anneal more slowly, and end lower.
         beam_size: of the search.
         prefix_weights: weight of the error after the first, second, ... codebook, `[n_codebooks]`.
         ridge: how many vectors' worth of confidence each codeword has in where it stands; keeps
             rarely used ones from following a few vectors.
         threads: of the search.
+        seed: of the noise.
         progress: called with rounds done and all.
     """
     weights = np.asarray(prefix_weights, np.float64)
     weights = weights / weights.sum()
-    codes = Search(codebooks, beam_size=beam_size, threads=threads)(x).codes
-    errors = [float(prefix_objective(x, codebooks, codes, weights).mean())]
-    best = codebooks
+
+    def search(vectors: Floats, books: Floats) -> Integers:
+        return Search(books, beam_size=beam_size, threads=threads)(vectors).codes
+
+    start = codebooks
+    codes = search(x, start)
+    before = prefix_objective(x, start, codes, weights)
+    spread = _NOISE * (x - decode(codes, start)).std(axis=0)
+    random = np.random.default_rng(seed)
     for done in range(n_rounds):
         codebooks = solve(x, codes, codebooks, weights, ridge)
-        found = Search(codebooks, beam_size=beam_size, threads=threads)(x).codes
-        new = prefix_objective(x, codebooks, found, weights)
-        if new.mean() < min(errors):
-            best = codebooks
-        errors.append(float(new.mean()))
-        better = new < prefix_objective(x, codebooks, codes, weights)
-        codes = np.where(better[:, None], found, codes)
         if progress is not None:
             progress(done + 1, n_rounds)
-    return Refined(best, errors)
+        temperature = np.float32(max(0, 1 - (done + 2) / n_rounds) ** 0.5)
+        noisy = x
+        if temperature:
+            noisy = x + random.standard_normal(x.shape, np.float32) * (spread * temperature)
+        codes = search(noisy, codebooks)
+    after = prefix_objective(x, codebooks, codes, weights)
+    if after < before:
+        return Refined(codebooks, before, after)
+    return Refined(start, before, before)
 
 
 def prefix_objective(
     x: Floats, codebooks: Floats, codes: Integers, weights: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Weighted squared errors of the prefixes of the codebooks, for every vector `[n]`."""
-    total = np.zeros(len(x))
+) -> float:
+    """Weighted mean squared error of the prefixes of the codebooks."""
+    total = 0.0
     for n in np.flatnonzero(weights):
         left = x - decode(codes[:, : n + 1], codebooks)
-        total += weights[n] * np.einsum("nd,nd->n", left, left)
-    return total
+        total += weights[n] * np.einsum("nd,nd->", left, left, dtype=np.float64)
+    return float(total) / len(x)
 
 
 def solve(

@@ -40,8 +40,9 @@ class ResidualQuantizer(Estimator):
         n_iterations: k-means iterations per codebook.
         refinement_rounds: rounds of joint refinement of all codebooks after stage-wise learning,
             each a search and a least-squares solution; see `rvq.quantize.refine`.
-        refine_for: `prefixes` weighs the relative error of every prefix of the codebooks alike, so
-            that lower bitrates stay good; `full` minimises the error of all codebooks together.
+        refine_for: `prefixes` weighs the relative errors of the prefixes of the codebooks so that
+            every doubling of the bitrate counts alike and lower bitrates stay good; `full`
+            minimises the error of all codebooks together.
         fast: `encode` by bf16 products where the processor has them, with codes that may differ
             between machines; see `rvq.quantize.search.Search`.
         threads: that share the work; 0 for all cores. Results do not depend on it.
@@ -185,7 +186,9 @@ class ResidualQuantizer(Estimator):
         weights = np.zeros(self.n_codebooks)
         weights[-1] = 1.0
         if self.refine_for == "prefixes":
-            weights = 1 / np.maximum(self.reconstruction_error(vectors), 1e-9)
+            # Relative errors, each prefix counted as part of a doubling of the bitrate.
+            errors = np.maximum(self.reconstruction_error(vectors), 1e-9)
+            weights = 1 / (errors * np.arange(1, self.n_codebooks + 1))
 
         def report(done: int, rounds: int) -> None:
             if progress is not None:
@@ -198,6 +201,7 @@ class ResidualQuantizer(Estimator):
             beam_size=self.beam_size,
             prefix_weights=weights,
             threads=self.threads,
+            seed=self.seed,
             progress=report,
         ).codebooks
 
