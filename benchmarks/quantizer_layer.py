@@ -4,8 +4,9 @@
 
 Latents of the default codec; 8 codebooks of 1024; every variant sees the same batches of 2048
 vectors for the same number of steps. Printed: distortion over variance on recordings of other
-speakers after 2 and 8 codebooks, least and greatest perplexity there, seconds. With the encoder
-fixed, estimators of its gradient (straight-through, rotation trick) make no difference here.
+speakers after 2 and 8 codebooks, least and greatest perplexity there, seconds. Estimators of the
+encoder's gradient (straight-through, rotation trick) are compared with a small encoder and decoder
+learned around the layer.
 """
 
 import argparse
@@ -127,6 +128,56 @@ class Factorised(nn.Module):
         return total
 
 
+class Around(nn.Module):
+    """A small encoder and decoder around the EMA layer, learned through it."""
+
+    def __init__(self, *, rotation: bool) -> None:
+        super().__init__()
+        self.rotation = rotation
+        self.quantizer = Ema(balance=0.1)
+        self.encoder, self.decoder = (
+            nn.Sequential(nn.Linear(DIM, 512), nn.GELU(), nn.Linear(512, DIM)) for _ in range(2)
+        )
+        for network in (self.encoder, self.decoder):
+            nn.init.zeros_(network[2].weight)
+            nn.init.zeros_(network[2].bias)
+
+    def reconstruct(self, x: Tensor, n: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, reconstruction and commitment loss of x."""
+        latents = x + self.encoder(x)
+        quantized = self.quantizer.layer(latents[None], n)
+        passed = quantized.latents[0]
+        if self.rotation and self.training:
+            passed = rotated(latents, passed.detach())
+        return quantized.codes[0], passed + self.decoder(passed), quantized.commitment
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        codes, reconstruction, _ = self.reconstruct(x)
+        return codes, x - reconstruction
+
+    def loss(self, x: Tensor) -> Tensor:
+        _, reconstruction, commitment = self.reconstruct(x)
+        return (x - reconstruction).square().mean() / x.var() + 0.1 * commitment
+
+
+def rotated(x: Tensor, quantized: Tensor) -> Tensor:
+    """Quantized vectors with the gradient of the rotation and scaling that lead there from x.
+
+    The rotation trick (Fifty et al. 2024, "Restructuring vector quantization with the rotation
+    trick"): angles between gradient and codeword are carried over to the encoder's output.
+    """
+    with torch.no_grad():
+        e = F.normalize(x, dim=1)
+        q = F.normalize(quantized, dim=1)
+        r = F.normalize(e + q, dim=1)
+        scale = quantized.norm(dim=1, keepdim=True) / x.norm(dim=1, keepdim=True).clamp(min=1e-6)
+
+    def along(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum(1, keepdim=True)
+
+    return scale * (x - 2 * along(x, r) * r + 2 * along(x, e) * q)
+
+
 def latents(runtime: object, audio: np.ndarray) -> np.ndarray:
     """Latents of one recording at the model's rate, `[n, dim]`."""
     whole = audio[: len(audio) // runtime.hop_length * runtime.hop_length]
@@ -163,6 +214,8 @@ def main() -> None:
         "gradient, k-means start": Gradient(learned),
         "SimVQ": SimVQ(scales),
         "factorised to 8 dimensions": Factorised(),
+        "learned encoder, straight-through": Around(rotation=False),
+        "learned encoder, rotation trick": Around(rotation=True),
     }
     variance = float((test - test.mean(0)).square().sum(1).mean())
     print("| variant | error, 2 codebooks | 8 codebooks | least perplexity | greatest | seconds |")
@@ -199,6 +252,8 @@ def prefix_error(variant: nn.Module, x: Tensor, n: int) -> float:
     """Mean squared error of the first n codebooks."""
     if isinstance(variant, Ema):
         left = x - variant.layer(x[None], n).latents[0]
+    elif isinstance(variant, Around):
+        left = x - variant.reconstruct(x, n)[1]
     elif isinstance(variant, Factorised):
         left = x
         for i in range(n):

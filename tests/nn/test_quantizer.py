@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from rvq.errors import InputError
 from rvq.nn.quantizer import QuantizerConfig, ResidualVectorQuantizer, VectorQuantizer
+from rvq.quantize.residual import ResidualQuantizer
 
 SMALL = QuantizerConfig(
     n_codebooks=4,
@@ -93,6 +94,13 @@ def test_codes_are_nearest_codewords_of_the_residual():
         distances = torch.cdist(residual, codebook[None])
         assert (distances.argmin(2) == codes[..., i]).all()
         residual = residual - codebook[codes[..., i]]
+
+
+def test_codes_are_those_of_the_estimator():
+    layer = trained().eval()
+    x = latents(9)
+    estimator = ResidualQuantizer.from_codebooks(layer.codebooks().numpy())
+    assert (layer(x).codes.numpy() == estimator.encode(x.numpy())).all()
 
 
 def test_error_falls_with_every_codebook():

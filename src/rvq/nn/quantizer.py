@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rvq.errors import InputError
 from rvq.quantize.residual import ResidualQuantizer
+from rvq.quantize.search import Search
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -84,16 +85,34 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("sums", torch.zeros(size, dim))
         self.register_buffer("distortion", torch.zeros(()))
 
+    @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Index of the nearest codeword of every vector: `[n, dim]` -> `[n]`."""
+        """Index of the nearest codeword of every vector: `[n, dim]` -> `[n]`.
+
+        On a CPU these are, to the bit, the codes of `rvq.quantize.search`; under autocast, of its
+        fast mode.
+        """
+        penalties = self._penalties()
+        if x.device.type == "cpu":
+            search = Search(
+                self.codebook.numpy()[None],
+                penalties=penalties.double().numpy()[None],
+                fast=torch.is_autocast_enabled("cpu"),
+                threads=torch.get_num_threads(),
+            )
+            return torch.from_numpy(search(x.float().numpy()).codes[:, 0])
         # |x - c|^2 is smallest where x.c - |c|^2 / 2 is largest.
-        cost = self.codebook.square().sum(1) / 2
-        if self.training and self.config.balance:
-            # Entropy-constrained search with the sign reversed: popular codewords cost more, their
-            # cells shrink and the others move in, until each is nearest about equally often.
-            share = self.counts * (len(self.counts) / self.counts.sum())
-            cost += share.clamp(min=1 / 8).log2() * (self.config.balance * self.distortion / 2)
+        cost = (self.codebook.square().sum(1) + penalties) / 2
         return (x @ self.codebook.T - cost).argmax(1)
+
+    def _penalties(self) -> Tensor:
+        """What training adds to squared distances to even out the use of codewords, `[K]`."""
+        if not (self.training and self.config.balance):
+            return torch.zeros_like(self.counts)
+        # Entropy-constrained search with the sign reversed: popular codewords cost more, their
+        # cells shrink and the others move in, until each is nearest about equally often.
+        share = self.counts * (len(self.counts) / self.counts.sum())
+        return share.clamp(min=1 / 8).log2() * (self.config.balance * self.distortion)
 
     @torch.no_grad()
     def initialise(self, codebook: Tensor, n_vectors: int) -> None:

@@ -108,14 +108,11 @@ def kmeans(
             f"{len(x)} vectors are too few for {k} codewords; pass at least as many vectors as "
             "codewords or ask for a smaller codebook"
         )
-    if start is None:
-        random = np.random.default_rng(seed)
-        # k-means++ costs n * k; a sample of some vectors per codeword seeds as well.
-        few = x if len(x) <= 8 * k else x[random.choice(len(x), 8 * k, replace=False)]
-        start = seed_codewords(few, k, random)
     if len(x) > _MOST_PER_CODEWORD * k:  # more move codewords by next to nothing
         random = np.random.default_rng(seed)
         x = x[random.choice(len(x), _MOST_PER_CODEWORD * k, replace=False)]
+    if start is None:
+        start = progressive_start(x, k, seed=seed, threads=threads)
     codebook = start.copy()
     codes, distances = _nearest(x, codebook, threads)
     for _ in range(n_iterations):
