@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rvq
-from rvq.codec.runtime import Runtime
+from rvq.codec.runtime import load_runtime
 from rvq.errors import ModelError
 from rvq.nn.export import export, read_exported
 from rvq.nn.model import CodecConfig, CodecModel
@@ -67,7 +67,7 @@ def test_any_length_agrees(model, folder, speech, n_samples):
 
 
 def test_latents_agree(model, folder, speech):
-    runtime = Runtime(folder)
+    runtime = load_runtime(folder)
     audio = speech[:, : 100 * 320]
     latents = runtime.encode(audio, runtime.start("encoder", 1))
     expected = model.encode(torch.from_numpy(audio)).numpy()[:, :100]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import dumps, loads
 from rvq.codec.models import DEFAULT_MODEL, find
-from rvq.codec.runtime import Runtime
+from rvq.codec.runtime import Runtime, load_runtime
 from rvq.codec.streaming import StreamDecoder, StreamEncoder
 from rvq.errors import InputError, ModelError
 
@@ -39,7 +39,7 @@ class Codec:
         Raises:
             ModelError: there is no such model, or it is damaged.
         """
-        return cls(Runtime(find(name_or_path), threads=threads))
+        return cls(load_runtime(find(name_or_path), threads=threads))
 
     @property
     def model_hash(self) -> str:

@@ -1,13 +1,14 @@
-"""Runs an exported model: lapped transforms in numpy, the networks in ONNX Runtime."""
+"""A model as the codec runs it: the folder that `rvq.nn.export` wrote, checked, loaded and run."""
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from rvq.errors import ModelError
 
@@ -15,6 +16,42 @@ Floats = npt.NDArray[np.float32]
 
 FORMAT = 2
 """Format of the model folders that this runtime loads."""
+_FILES = ("encoder.onnx", "decoder.onnx", "codebooks.safetensors")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder holds.
+
+    Attributes:
+        card: facts about the model, from `model.json`.
+        files: contents by name, which the card's hash vouches for.
+    """
+
+    card: dict[str, Any]
+    files: dict[str, bytes]
+
+    @classmethod
+    def read(cls, folder: Path) -> "ModelFolder":
+        """Read and check a folder.
+
+        Raises:
+            ModelError: no model there, a damaged one, or one of another version.
+        """
+        card = _read_card(folder)
+        files = {}
+        digest = hashlib.sha256()
+        for file in _FILES:
+            try:
+                files[file] = (folder / file).read_bytes()
+            except OSError as error:
+                raise ModelError(
+                    f"model {folder} is incomplete: {file}: {error.strerror}"
+                ) from None
+            digest.update(files[file])
+        if digest.hexdigest() != card["hash"]:
+            raise ModelError(f"the files of model {folder} do not match its card; install it again")
+        return cls(card, files)
 
 
 @dataclass
@@ -22,8 +59,9 @@ class State:
     """What a network remembers between calls.
 
     Attributes:
-        samples: encoder: the last hop, first half of the next window; decoder: second half of the
-            last window, which the next frame completes. `[channels, hop_length]`.
+        samples: spectral family only. Encoder: the last hop, first half of the next window;
+            decoder: second half of the last window, which the next frame completes.
+            `[channels, hop_length]`.
         network: what the network remembers of past frames, `[channels, any]`.
     """
 
@@ -31,53 +69,32 @@ class State:
     network: Floats
 
 
-class Runtime:
-    """The networks and codebooks of a model folder.
+class Runtime(ABC):
+    """Encoder, codebooks and decoder of a model; a subclass for every family of networks.
 
-    Args:
-        folder: written by `rvq.nn.export`.
-        threads: processor threads per call.
-
-    Raises:
-        ModelError: no model there, a damaged one, or one of a newer version.
+    Attributes:
+        name, hash: of the model.
+        sample_rate: Hz.
+        hop_length: samples per frame.
+        delay: frames by which the decoder's output is late.
+        first_frames: least number of frames in the first call of a network; one from then on.
+        codebooks: `[n_codebooks, codebook_size, dim]`.
+        state_sizes: numbers that `encoder` and `decoder` remember per channel.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 1) -> None:
-        card = _read_card(folder)
+    def __init__(self, folder: ModelFolder) -> None:
+        from safetensors.numpy import load
+
+        card = folder.card
         self.name: str = card["name"]
         self.hash: str = card["hash"]
         self.sample_rate: int = card["sample_rate"]
         self.hop_length: int = card["hop_length"]
         self.delay: int = card["delay"]
-        self._state_sizes = {part: int(card[f"{part}_state"]) for part in ("encoder", "decoder")}
-        self._basis = lapped_basis(self.hop_length)
-        from safetensors.numpy import load
-
-        data = {}
-        digest = hashlib.sha256()
-        for file in ("encoder.onnx", "decoder.onnx", "codebooks.safetensors"):
-            try:
-                data[file] = (folder / file).read_bytes()
-            except OSError as error:
-                raise ModelError(
-                    f"model {folder} is incomplete: {file}: {error.strerror}"
-                ) from None
-            digest.update(data[file])
-        if digest.hexdigest() != self.hash:
-            raise ModelError(f"the files of model {folder} do not match its card; install it again")
-        self.codebooks: Floats = load(data["codebooks.safetensors"])["codebooks"].astype(np.float32)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._encoder = self._session(data["encoder.onnx"], options)
-        self._decoder = self._session(data["decoder.onnx"], options)
-
-    @staticmethod
-    def _session(
-        network: bytes, options: onnxruntime.SessionOptions
-    ) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+        self.first_frames: int = card.get("first_frames", 1)
+        self.state_sizes = {part: int(card[f"{part}_state"]) for part in ("encoder", "decoder")}
+        codebooks = load(folder.files["codebooks.safetensors"])["codebooks"]
+        self.codebooks: Floats = codebooks.astype(np.float32)
 
     @property
     def frame_rate(self) -> float:
@@ -89,48 +106,55 @@ class Runtime:
         """Algorithmic latency in seconds: from a sample's arrival to the same sample's output."""
         return (1 + self.delay) * self.hop_length / self.sample_rate
 
+    @abstractmethod
     def start(self, part: str, channels: int) -> State:
         """State of the `encoder` or `decoder` before the first frame."""
-        return State(
-            np.zeros((channels, self.hop_length), np.float32),
-            np.zeros((channels, self._state_sizes[part]), np.float32),
-        )
 
+    @abstractmethod
     def encode(self, audio: Floats, state: State) -> Floats:
-        """Audio `[channels, n_frames * hop_length]` -> latents `[channels, n_frames, dim]`."""
-        hop = self.hop_length
-        samples = np.concatenate([state.samples, audio], axis=1)
-        state.samples = samples[:, samples.shape[1] - hop :]
-        windows = np.lib.stride_tricks.sliding_window_view(samples, 2 * hop, axis=1)[:, ::hop]
-        cosine, sine = np.split(windows @ self._basis, 2, axis=-1)
-        feeds = {
-            "cosine": np.ascontiguousarray(cosine),
-            "sine": np.ascontiguousarray(sine),
-            "state": state.network,
-        }
-        latents, state.network = self._encoder.run(["latents", "next_state"], feeds)
-        return latents
+        """Audio `[channels, n_samples]` -> latents `[channels, n_frames, dim]`."""
 
+    @abstractmethod
     def decode(self, latents: Floats, state: State) -> Floats:
         """Latents -> audio `[channels, n_frames * hop_length]`, late by `delay` hops."""
-        feeds = {"latents": latents, "state": state.network}
-        coefficients, state.network = self._decoder.run(["coefficients", "next_state"], feeds)
-        frames = coefficients @ self._basis[:, : self.hop_length].T
-        first, second = np.split(frames, 2, axis=-1)
-        completed = np.concatenate([state.samples[:, None], second], axis=1)
-        state.samples = completed[:, -1]
-        return (first + completed[:, :-1]).reshape(len(latents), -1)
 
 
-def lapped_basis(hop: int) -> Floats:
-    """MDCT and MDST with a sine window as one matrix, `[2 * hop, 2 * hop]`, cosines first."""
-    n = np.arange(2 * hop)[:, None] + 0.5
-    angle = np.pi / hop * (n + hop / 2) * (np.arange(hop) + 0.5)
-    window = np.sin(np.pi * n / (2 * hop)) * np.sqrt(2 / hop)
-    return np.hstack([window * np.cos(angle), window * np.sin(angle)]).astype(np.float32)
+def load_runtime(folder: Path, *, threads: int = 1) -> Runtime:
+    """Load a model folder.
+
+    Args:
+        folder: written by `rvq.nn.export`.
+        threads: processor threads per call of a network.
+
+    Raises:
+        ModelError: no model there, a damaged one, or one of another version.
+    """
+    from rvq.codec.spectral import SpectralRuntime
+    from rvq.codec.waveform import WaveformRuntime
+
+    families: dict[str, type[SpectralRuntime | WaveformRuntime]] = {
+        "spectral": SpectralRuntime,
+        "waveform": WaveformRuntime,
+    }
+    model = ModelFolder.read(folder)
+    family = model.card.get("family", "spectral")
+    if family not in families:
+        raise ModelError(f"model {folder} is of the family {family!r}; upgrade rvq to use it")
+    return families[family](model, threads=threads)
 
 
-def _read_card(folder: Path) -> dict:
+def session(network: bytes, threads: int) -> Any:
+    """ONNX Runtime ready to run a network on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads((folder / "model.json").read_text())
     except OSError:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rvq.errors import InputError
+from rvq.lapped import lapped_basis
 
 
 @dataclass(frozen=True)
@@ -256,13 +257,9 @@ class LappedTransform(nn.Module):
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
-        self.hop = hop = config.hop_length
-        n = torch.arange(2 * hop, dtype=torch.float64)[:, None]
-        k = torch.arange(hop, dtype=torch.float64)
-        angle = math.pi / hop * (n + 0.5 + hop / 2) * (k + 0.5)
-        window = torch.sin(math.pi * (n + 0.5) / (2 * hop)) * math.sqrt(2 / hop)
-        basis = torch.cat([window * angle.cos(), window * angle.sin()], dim=1)
-        self.register_buffer("basis", basis.float(), persistent=False)
+        self.hop = config.hop_length
+        basis = torch.from_numpy(lapped_basis(config.hop_length))
+        self.register_buffer("basis", basis, persistent=False)
 
     def analyse(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Audio `[batch, n_hops * hop_length]` -> MDCT and MDST, `[batch, n_hops, hop_length]`."""

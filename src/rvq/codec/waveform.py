@@ -1,0 +1,30 @@
+"""Networks on samples themselves, such as SEANet's, wholly in ONNX Runtime."""
+
+import numpy as np
+
+from rvq.codec.runtime import Floats, ModelFolder, Runtime, State, session
+
+
+class WaveformRuntime(Runtime):
+    """Models of `rvq.nn.seanet` and others that take samples as they are."""
+    def __init__(self, folder: ModelFolder, *, threads: int = 1) -> None:
+        super().__init__(folder)
+        self._encoder = session(folder.files["encoder.onnx"], threads)
+        self._decoder = session(folder.files["decoder.onnx"], threads)
+
+    def start(self, part: str, channels: int) -> State:
+        """See `Runtime`."""
+        empty = np.zeros((channels, 0), np.float32)
+        return State(empty, np.zeros((channels, self.state_sizes[part]), np.float32))
+
+    def encode(self, audio: Floats, state: State) -> Floats:
+        """See `Runtime`; the last call may end within a hop, which then makes a frame."""
+        feeds = {"audio": audio[:, None], "state": state.network}
+        latents, state.network = self._encoder.run(["latents", "next_state"], feeds)
+        return latents
+
+    def decode(self, latents: Floats, state: State) -> Floats:
+        """See `Runtime`."""
+        feeds = {"latents": latents, "state": state.network}
+        audio, state.network = self._decoder.run(["audio", "next_state"], feeds)
+        return audio[:, 0]
