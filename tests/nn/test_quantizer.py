@@ -68,13 +68,12 @@ def test_evaluation_sums_codewords_and_changes_nothing():
 
 
 def test_balance_evens_out_the_use_of_codewords():
-    torch.manual_seed(0)
     # A cluster of nearly equal vectors takes few codewords: a third of them is nearly silence.
-    x = latents(40)
-    x = torch.where(torch.rand(*x.shape[:2], 1) < 0.35, 0.2 * x, x)
-    perplexities = []
-    for balance in (0.0, 0.4):
+    # Where k-means happens to end decides much on so few vectors; the mean of three sets less.
+    def perplexity(seed, balance):
         torch.manual_seed(0)
+        x = latents(seed)
+        x = torch.where(torch.rand(*x.shape[:2], 1) < 0.35, 0.2 * x, x)
         layer = ResidualVectorQuantizer(
             replace(SMALL, n_codebooks=1, balance=balance, dropout=0.0, restart_share=0.0)
         ).train()
@@ -82,8 +81,12 @@ def test_balance_evens_out_the_use_of_codewords():
             layer(x)
         counts = torch.bincount(layer.eval()(x).codes.flatten(), minlength=SMALL.codebook_size)
         share = counts / counts.sum()
-        perplexities.append(float(torch.exp(-torch.special.xlogy(share, share).sum())))
-    assert perplexities[1] > perplexities[0] + 0.3
+        return float(torch.exp(-torch.special.xlogy(share, share).sum()))
+
+    without, balanced = (
+        sum(perplexity(seed, balance) for seed in (40, 41, 42)) / 3 for balance in (0.0, 0.4)
+    )
+    assert balanced > without + 0.3
 
 
 def test_codes_are_nearest_codewords_of_the_residual():

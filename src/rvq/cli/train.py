@@ -17,11 +17,15 @@ def train(
     ] = None,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all cores.")] = 0,
 ) -> None:
-    """Train a codec; a run that was stopped goes on where it stood. Ctrl-C stops it cleanly."""
+    """Train a codec; a run that was stopped goes on where it stood. Ctrl-C stops it cleanly.
+
+    Several processes train together: torchrun --nproc-per-node 8 -m rvq train ...
+    """
     try:
         import torch
 
         from rvq.codec.models import find
+        from rvq.nn.distributed import process_group
         from rvq.train.config import read_config, shipped_config
         from rvq.train.trainer import Trainer
     except ImportError as error:
@@ -31,8 +35,11 @@ def train(
         torch.set_num_threads(threads)
     settings = read_config(config if config.exists() else shipped_config(str(config)))
     first = find(start) if start else None
-    trainer = Trainer(settings, data, out or Path("runs") / settings.name, start=first)
-    if trainer.load():
-        typer.echo(f"resuming {trainer.out} at step {trainer.step}")
-    done = trainer.run()
-    typer.echo("done" if done else f"stopped at step {trainer.step}; the same command resumes")
+    with process_group():
+        trainer = Trainer(settings, data, out or Path("runs") / settings.name, start=first)
+        if trainer.load() and trainer.first:
+            typer.echo(f"resuming {trainer.out} at step {trainer.step}")
+        done = trainer.run()
+        if trainer.first:
+            how = "done" if done else f"stopped at step {trainer.step}; the same command resumes"
+            typer.echo(how)

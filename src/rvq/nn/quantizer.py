@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from rvq.errors import InputError
+from rvq.nn import distributed
 from rvq.quantize.residual import ResidualQuantizer
 from rvq.quantize.search import Search
 
@@ -123,13 +124,21 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, codes: Tensor) -> None:
-        """Move counts, sums and codewords towards the vectors `x [n, dim]` assigned by `codes`."""
+        """Move counts, sums and codewords towards the vectors `x [n, dim]` assigned by `codes`.
+
+        Processes that train together move them towards the vectors of all.
+        """
         decay = self.config.decay
         counts = torch.bincount(codes, minlength=len(self.counts)).to(self.counts)
-        self.counts.mul_(decay).add_(counts, alpha=1 - decay)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
+        errors = (x - self.codebook[codes]).square().sum(1)
+        if distributed.world_size() > 1:
+            counts, sums, total = distributed.sums(counts, sums, errors.sum())
+            distortion = total / counts.sum()
+        else:
+            distortion = errors.mean()
+        self.counts.mul_(decay).add_(counts, alpha=1 - decay)
         self.sums.mul_(decay).add_(sums, alpha=1 - decay)
-        distortion = (x - self.codebook[codes]).square().sum(1).mean()
         self.distortion.lerp_(distortion, 1 - decay)
         self.codebook.copy_(self.sums / self.counts.clamp(min=1e-3)[:, None])
 
@@ -193,43 +202,61 @@ class ResidualVectorQuantizer(nn.Module):
             self._gather(x.detach())
             codes = torch.full((*x.shape[:2], self.config.n_codebooks), -1, device=x.device)
             return Quantized(x, codes, x.new_zeros(()))
-        depth = self._depths(len(x), n_codebooks, x.device)
+        world_size = distributed.world_size() if self.training else 1
+        depths = self._depths(len(x) * world_size, n_codebooks, x.device)
         self.n_steps += self.training
-        codes, left, commitment = self._quantize(x.detach().float(), depth)
+        codes, left, commitment = self._quantize(x.detach().float(), depths)
         # The quantized latents are x less what is left; their gradient is passed straight to x.
         return Quantized(x - left.to(x), codes, commitment(x))
 
     @torch.no_grad()
     def _quantize(
-        self, x: Tensor, depth: Tensor
+        self, x: Tensor, depths: Tensor
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
         """Run the stages: codes, what is left of `x`, and the commitment loss as a function of x.
 
         The loss is a sum of squares of x less constants, so its gradient is the sum of what every
         stage leaves over: gathered here, it spares the backward pass the whole chain of stages.
+
+        Args:
+            x: latents of this process.
+            depths: codebooks of every item, of all processes that train together.
         """
+        together = len(depths) > len(x)
+        depth = depths[distributed.share(len(depths))] if together else depths
         # Items in order of depth, so that those still active at a stage are a prefix.
         order = depth.argsort(descending=True, stable=True)
         residual = x[order]
         codes = torch.full((*x.shape[:2], self.config.n_codebooks), -1, device=x.device)
-        scale = x.var(dim=(0, 1)).sum().clamp(min=1e-6)
+        variance = distributed.total_variance(x) if together else x.var(dim=(0, 1)).sum()
+        scale = variance.clamp(min=1e-6)
         gradient, value = torch.zeros_like(x), x.new_zeros(())
-        for i in range(int(depth.max())):
-            active = int((depth > i).sum())
+        back = order.argsort()
+        restarts = self.training and int(self.n_steps) % self.config.restart_every == 0
+        for i in range(int(depths.max())):
+            active, active_everywhere = int((depth > i).sum()), int((depths > i).sum())
             vectors = residual[:active]
             flat = vectors.reshape(-1, self.config.dim).clone()
             stage = self._stage(i)
             index = stage.encode(flat)
-            codes[order[:active], :, i] = index.view(active, -1)
+            codes[order[:active], :, i] = index.view(active, x.shape[1])
+            if restarts and together:
+                everywhere = distributed.whole_batch(residual[back])
+                first = depths.argsort(descending=True, stable=True)[:active_everywhere]
+                candidates = everywhere[first].reshape(-1, self.config.dim)
+            else:
+                candidates = flat
             vectors -= stage.codebook[index].view_as(vectors)
-            weight = 1 / (len(flat) * scale)
+            # Gradients are averaged over processes, so that the mean over all takes their number.
+            weight = len(depths) // len(x) / (active_everywhere * x.shape[1] * scale)
             value += vectors.square().sum() * weight
             gradient[:active].add_(vectors * (2 * weight))
             if self.training:
                 stage.update(flat, index)
-                if int(self.n_steps) % self.config.restart_every == 0:
-                    stage.restart_dead(flat)
-        back = order.argsort()
+                if restarts:
+                    stage.restart_dead(candidates)
+        if restarts:  # whatever their processors: no process's codebooks stray from the others'
+            distributed.copy_first(self.buffers())
         gradient = gradient[back]
 
         def commitment(latents: Tensor) -> Tensor:
@@ -269,7 +296,7 @@ class ResidualVectorQuantizer(nn.Module):
     @torch.no_grad()
     def _gather(self, x: Tensor) -> None:
         """Count the warm-up, then gather latents; with enough of them, learn all codebooks."""
-        vectors = x.float().reshape(-1, self.config.dim)
+        vectors = distributed.whole_batch(x.float()).reshape(-1, self.config.dim)
         self.n_seen += len(vectors)
         if int(self.n_seen) <= self.config.warmup_vectors:
             return
@@ -282,6 +309,7 @@ class ResidualVectorQuantizer(nn.Module):
             n_iterations=10,
         ).fit(torch.cat(self.pool).numpy())
         self.set_codebooks(torch.from_numpy(start.codebooks_), len(vectors))
+        distributed.copy_first(self.buffers())
         self.pool.clear()
 
     @torch.no_grad()

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from rvq.nn import distributed
+
 
 class Balancer:
     """Combines losses of one output so that each contributes its share of the gradient.
@@ -31,7 +33,7 @@ class Balancer:
         if measure or not losses.keys() <= self.norms.keys():
             for name, loss in losses.items():
                 (gradient,) = torch.autograd.grad(loss, output, retain_graph=True)
-                norm = float(gradient.norm())
+                norm = float(distributed.norm(gradient))
                 self.norms[name] = self.decay * self.norms.get(name, norm) + (1 - self.decay) * norm
         scale = self.norms[self.reference]
         total = sum(

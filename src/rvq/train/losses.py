@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvq.nn import stft
+from rvq.nn import distributed, stft
 
 Judgements = list[tuple[Tensor, list[Tensor]]]
 
@@ -99,7 +99,7 @@ def adversarial_losses(real: Judgements, fake: Judgements) -> dict[str, Tensor]:
     """What the generator feels of the discriminators: hinge loss and relative feature distance."""
     hinge = sum(F.relu(1 - f).mean() for f, _ in fake)
     feature = sum(
-        (x.detach() - y).abs().mean() / (x.detach().abs().mean() + 1e-4)
+        (x.detach() - y).abs().mean() / (distributed.mean(x.detach().abs().mean()) + 1e-4)
         for (_, xs), (_, ys) in zip(real, fake, strict=True)
         for x, y in zip(xs, ys, strict=True)
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from rvq.errors import InputError, ModelError
+from rvq.nn import distributed
 from rvq.nn.discriminators import MultiScaleSTFTDiscriminator
 from rvq.nn.export import read_exported
 from rvq.nn.model import CodecModel
@@ -96,6 +97,8 @@ class Trainer:
         self.out = out
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.device = torch.device(name)
+        self.first = distributed.rank() == 0
+        self.rows = distributed.share(config.data.batch_size)
         self.dtype = pick_precision(config.precision, self.device)
         network, schedule = config.model.network, config.schedule
         torch.manual_seed(config.seed)
@@ -126,12 +129,18 @@ class Trainer:
             mix_probability=config.data.mix_probability,
             seed=config.seed,
         )
-        if start is not None:
-            self._take_over(start)
+        self._start(start)
+        distributed.copy_first([*self.model.state_dict().values()])
+        self.average.load_state_dict(self.model.state_dict())
+        distributed.copy_first([*self.discriminator.state_dict().values()])
+
+    def _start(self, exported: Path | None) -> None:
+        """Give a new run its first weights: an exported model's, or linear paths from examples."""
+        if exported is not None:
+            self._take_over(exported)
             return
         examples = np.concatenate([self.crops.batch(i) for i in range(_LINEAR_START_BATCHES)])
         self.model.start_linear(torch.from_numpy(examples).to(self.device))
-        self.average.load_state_dict(self.model.state_dict())
 
     def _take_over(self, start: Path) -> None:
         """Start from the weights and codebooks of an exported model."""
@@ -143,7 +152,6 @@ class Trainer:
                 f"{start} has another shape than the configuration's model; train it with "
                 f"{exported.config}"
             ) from None
-        self.average.load_state_dict(self.model.state_dict())
 
     # -- one step ----------------------------------------------------------------------------
 
@@ -154,7 +162,11 @@ class Trainer:
         return torch.autocast(self.device.type, self.dtype)
 
     def train_step(self, audio: Tensor) -> dict[str, Tensor]:
-        """One update of model, codebooks and discriminator; returns what to plot."""
+        """One update of model, codebooks and discriminator; returns what to plot.
+
+        Args:
+            audio: the rows of the batch that are this process's, `[batch, n_samples]`.
+        """
         schedule = self.config.schedule
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         rate = schedule.rate(self.step)
@@ -181,6 +193,7 @@ class Trainer:
         measure = self.step % _BALANCE_EVERY == 0
         gradient = self.balancer.gradient(losses, reconstruction, measure=measure)
         if adversarial and self.step % schedule.discriminator_every == 0:
+            distributed.average_gradients(self.discriminator.parameters())
             self.optimizers["discriminator"].step()
         logs["commitment"] = quantized.commitment.detach()
         self.model.zero_grad()
@@ -189,6 +202,7 @@ class Trainer:
             torch.autograd.backward([output, commitment], [gradient, None])
         else:
             output.backward(gradient)
+        distributed.average_gradients(self.model.parameters())
         logs["gradient_norm"] = nn.utils.clip_grad_norm_(
             self.model.parameters(), schedule.clip_norm
         )
@@ -244,8 +258,9 @@ class Trainer:
 
     def run(self) -> bool:
         """Train to the end of the schedule, or until interrupted; True when the end was reached."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+        if self.first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
         stop = _StopSignal()
         total = self.config.schedule.total_steps
         network = self.config.model.network
@@ -257,21 +272,22 @@ class Trainer:
             TextColumn("{task.completed}/{task.total} steps"),
             TimeRemainingColumn(),
         )
-        writer = SummaryWriter(str(self.out))
-        with stop, writer, Progress(*columns, speed_estimate_period=600) as progress:
+        curves = SummaryWriter(str(self.out)) if self.first else nullcontext()
+        bar = Progress(*columns, speed_estimate_period=600, disable=not self.first)
+        with stop, curves as writer, bar as progress:
             task = progress.add_task(self.config.name, total=total, completed=self.step)
             tick = saved = time.monotonic()
             for batch in self.crops.stream(self.step):
-                if self.step >= total or stop.set:
+                if self.step >= total or distributed.any_of(stop.set, self.device):
                     break
-                logs = self.train_step(torch.from_numpy(batch).to(self.device))
+                logs = self.train_step(torch.from_numpy(batch[self.rows]).to(self.device))
                 now = time.monotonic()
                 self.seconds, tick = self.seconds + now - tick, now
                 progress.update(task, completed=self.step)
                 if self.step % self.config.report_steps == 0:
                     speed = audio_seconds * self.step / self.seconds
                     self._report(writer, logs, speed)
-                if self.step % self.config.listen_steps == 0:
+                if writer is not None and self.step % self.config.listen_steps == 0:
                     self._listen(writer)
                     tick = time.monotonic()
                 if now - saved > self.config.checkpoint_minutes * 60:
@@ -280,21 +296,33 @@ class Trainer:
             self.save()
         return self.step >= total
 
-    def _report(self, writer: SummaryWriter, logs: dict[str, Tensor], speed: float) -> None:
-        for name, value in logs.items():
-            writer.add_scalar(f"train/{name}", float(value), self.step)
-        for i, value in enumerate(self.model.quantizer.perplexities().tolist()):
-            writer.add_scalar(f"perplexity/{i:02d}", value, self.step)
-        writer.add_scalar("speed/audio_seconds_per_second", speed, self.step)
+    def _report(self, writer: SummaryWriter | None, logs: dict[str, Tensor], speed: float) -> None:
+        """Plot the means over processes; the first one writes, all stop where they must."""
+        logs = {name: distributed.mean(value.float()) for name, value in logs.items()}
         summary = {name: round(float(value), 4) for name, value in logs.items()}
-        line = {"step": self.step, "seconds": round(self.seconds, 1), **summary}
-        with (self.out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        if writer is not None:
+            self._write(writer, logs, summary, speed)
         if not all(math.isfinite(value) for value in summary.values()):
             raise ModelError(
                 f"the loss is no longer finite at step {self.step}; resume from {self.out} with a "
                 "lower learning rate"
             )
+
+    def _write(
+        self,
+        writer: SummaryWriter,
+        logs: dict[str, Tensor],
+        summary: dict[str, float],
+        speed: float,
+    ) -> None:
+        for name, value in logs.items():
+            writer.add_scalar(f"train/{name}", float(value), self.step)
+        for i, value in enumerate(self.model.quantizer.perplexities().tolist()):
+            writer.add_scalar(f"perplexity/{i:02d}", value, self.step)
+        writer.add_scalar("speed/audio_seconds_per_second", speed, self.step)
+        line = {"step": self.step, "seconds": round(self.seconds, 1), **summary}
+        with (self.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
 
     @torch.no_grad()
     def _listen(self, writer: SummaryWriter) -> None:
@@ -336,7 +364,9 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the checkpoint: to a temporary file, then renamed."""
+        """Write the checkpoint: to a temporary file, then renamed; the first process alone does."""
+        if not self.first:
+            return
         temporary = self.out / "checkpoint.tmp"
         torch.save(self.state_dict(), temporary)
         temporary.rename(self.out / "checkpoint.pt")
@@ -344,11 +374,18 @@ class Trainer:
     def load(self) -> bool:
         """Take up the checkpoint of the run's folder; False where there is none.
 
+        The number of processes may be another than the one that wrote it.
+
         Raises:
             ModelError: the checkpoint is damaged or of another model.
         """
         path = self.out / "checkpoint.pt"
-        if not path.exists():
+        found = path.exists()
+        if distributed.any_of(found, self.device) != found:
+            raise ModelError(
+                f"some processes find no {path}; keep it where all of them can read it"
+            )
+        if not found:
             return False
         state = read_checkpoint(path)
         try:
