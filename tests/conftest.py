@@ -1,3 +1,5 @@
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -25,3 +27,10 @@ def speech(speech_path) -> np.ndarray:
     audio, rate = soundfile.read(speech_path, dtype="float32", always_2d=True)
     assert rate == 24_000
     return np.ascontiguousarray(audio.T)
+
+
+@pytest.fixture(scope="session")
+def encodec():
+    """The `encodec` package, a reference; its audio loading, which nothing here uses, left out."""
+    sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
+    return pytest.importorskip("encodec")

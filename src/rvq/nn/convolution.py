@@ -1,0 +1,299 @@
+"""Convolutions over time: causal ones with an explicit state, centred ones for whole segments.
+
+The causal layers of a network share one flat state tensor, `[batch, state_size]`, zeros at the
+start. Its element 0 says whether a call is the first: the left context of a first call is made up
+by its padding, that of a later one is what came before. The flag is data and not Python's control
+flow, so one exported network serves first and later calls. Padding and trimming are those of
+EnCodec (Défossez et al. 2022), to the sample.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+
+Norm = Literal["none", "weight_norm", "layer_norm", "time_group_norm"]
+"""Of the weights; of every step's channels; of a whole segment's channels and steps at once."""
+Padding = Literal["reflect", "zeros"]
+"""What stands in for samples before the first and after the last."""
+
+
+class Memory:
+    """A network's flat state while its layers pass over it.
+
+    Every layer reads its part and writes the next one, always in the same order.
+
+    Attributes:
+        started: whether there were calls before, `[batch, 1, 1]`.
+    """
+
+    def __init__(self, state: Tensor) -> None:
+        self.started = state[:, :1, None] > 0
+        self._state = state
+        self._position = 1
+        self._next = [torch.ones_like(state[:, :1])]
+
+    def read(self, *shape: int) -> Tensor:
+        """The next part of the state, `[batch, *shape]`."""
+        start = self._position
+        self._position += math.prod(shape)
+        return self._state[:, start : self._position].unflatten(1, shape)
+
+    def write(self, part: Tensor) -> None:
+        """Keep `[batch, ...]` for the next call."""
+        self._next.append(part.flatten(1))
+
+    def state(self) -> Tensor:
+        """The state for the next call, `[batch, state_size]`."""
+        return torch.cat(self._next, dim=1)
+
+
+def state_size(network: nn.Module) -> int:
+    """Length of the flat state of a network's layers: the flag, and what each remembers."""
+    return 1 + sum(m.remembers for m in network.modules() if isinstance(m, Remembering))
+
+
+class Remembering(nn.Module):
+    """A layer whose `forward` takes a `Memory` beside its input.
+
+    Attributes:
+        remembers: numbers that this layer itself keeps from call to call.
+    """
+
+    remembers = 0
+
+
+class Chain(Remembering):
+    """Layers in a row; those that remember share a memory, the others are plain modules."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """`[batch, channels, n]` -> `[batch, channels, n]`."""
+        for layer in self.layers:
+            x = layer(x, memory) if isinstance(layer, Remembering) else layer(x)
+        return x
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of every step of `[batch, channels, n]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Convolution(nn.Module):
+    """A convolution with its normalisation, and without any padding: enough for a kernel of one."""
+
+    def __init__(self, conv: nn.Conv1d | nn.ConvTranspose1d, norm: Norm) -> None:
+        super().__init__()
+        self.conv = weight_norm(conv) if norm == "weight_norm" else conv
+        self.norm: nn.Module = nn.Identity()
+        if norm == "layer_norm":
+            self.norm = ChannelNorm(conv.out_channels)
+        elif norm == "time_group_norm":
+            self.norm = nn.GroupNorm(1, conv.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, channels, n]` -> `[batch, channels, n]`."""
+        return self.norm(self.conv(x))
+
+
+class CausalConv(Remembering):
+    """Convolution that sees the past and the step itself.
+
+    Of n steps it makes ceil(n / stride); all calls but the last hold a multiple of the stride.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        norm: Norm = "none",
+        padding: Padding = "reflect",
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv1d(inputs, outputs, kernel_size, stride, dilation=dilation)
+        self.body = Convolution(conv, norm)
+        self.inputs, self.stride, self.padding = inputs, stride, padding
+        self.context = (kernel_size - 1) * dilation + 1 - stride
+        self.remembers = inputs * self.context
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """`[batch, inputs, n]` -> `[batch, outputs, ceil(n / stride)]`."""
+        if not self.context:
+            return self.body(x)
+        past = memory.read(self.inputs, self.context)
+        heard = None
+        if self.padding == "reflect":
+            # An input too short to be reflected is first extended by zeros.
+            index = torch.arange(self.context, 0, -1, device=x.device)
+            heard = index < x.shape[2]
+            first = x.index_select(2, index.clamp(max=x.shape[2] - 1))
+            past = torch.where(memory.started, past, torch.where(heard, first, 0.0))
+        x = torch.cat([past, x], dim=2)
+        memory.write(x[:, :, x.shape[2] - self.context :])
+        if self.stride > 1:
+            # Completes the last stride; of complete ones the convolution leaves this over.
+            if heard is None:
+                x = F.pad(x, (0, self.stride - 1))
+            else:
+                end = x[:, :, x.shape[2] - self.stride : x.shape[2] - 1].flip(2)
+                x = torch.cat([x, torch.where(memory.started | heard[0], end, 0.0)], dim=2)
+        return self.body(x)
+
+
+class CausalTransposedConv(Remembering):
+    """Transposed convolution with a kernel of two strides, its tail left to the next call."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Norm = "none") -> None:
+        super().__init__()
+        self.body = Convolution(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride), norm)
+        self.inputs, self.stride = inputs, stride
+        self.remembers = inputs
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """`[batch, inputs, n]` -> `[batch, outputs, n * stride]`."""
+        # The step before, run through the kernel again, gives the tail without its bias twice.
+        x = torch.cat([memory.read(self.inputs, 1), x], dim=2)
+        memory.write(x[:, :, x.shape[2] - 1 :])
+        return self.body(x)[:, :, self.stride : x.shape[2] * self.stride]
+
+
+class CentredConv(nn.Module):
+    """Convolution that sees as much future as past, over a whole segment."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        norm: Norm = "none",
+        padding: Padding = "reflect",
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv1d(inputs, outputs, kernel_size, stride, dilation=dilation)
+        self.body = Convolution(conv, norm)
+        self.stride, self.padding = stride, padding
+        total = (kernel_size - 1) * dilation + 1 - stride
+        self.left, self.right = total - total // 2, total // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, inputs, n]` -> `[batch, outputs, ceil(n / stride)]`."""
+        ends = self.left, self.right + self.stride - 1
+        if not any(ends):
+            return self.body(x)
+        if self.padding == "zeros":
+            return self.body(F.pad(x, ends))
+        n = x.shape[2]
+        length = torch.arange(n, n + 1, device=x.device)  # a tensor: exported with any length
+        # An input too short to be reflected is first extended by zeros to this length.
+        needed = (self.right + -length % self.stride).clamp(min=self.left) + 1
+        extended = torch.maximum(length, needed)
+        after = n + torch.arange(ends[1], device=x.device)
+        parts = [x]
+        if self.left:
+            parts = [_take(x, torch.arange(self.left, 0, -1, device=x.device)), x]
+        if ends[1]:
+            mirrored = 2 * (extended - 1) - after
+            parts.append(_take(x, torch.where(after < extended, after, mirrored)))
+        return self.body(torch.cat(parts, dim=2))
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Steps of `x [batch, channels, n]`, zeros where there are none."""
+    last = x.shape[2] - 1
+    taken = x.index_select(2, index.clamp(min=0, max=last))
+    return torch.where((index >= 0) & (index <= last), taken, 0.0)
+
+
+class CentredTransposedConv(nn.Module):
+    """Transposed convolution with a kernel of two strides, trimmed at both ends of a segment."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Norm = "none") -> None:
+        super().__init__()
+        self.body = Convolution(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride), norm)
+        self.left = stride - stride // 2
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, inputs, n]` -> `[batch, outputs, n * stride]`."""
+        return self.body(x)[:, :, self.left : self.left + x.shape[2] * self.stride]
+
+
+class RecurrentLayers(Remembering):
+    """An LSTM whose input is added to its output; for segments it starts anew every time."""
+
+    def __init__(self, width: int, n_layers: int) -> None:
+        super().__init__()
+        self.lstm = _LSTM(width, width, n_layers)
+        self.shape = (2, n_layers, width)
+        self.remembers = math.prod(self.shape)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """`[batch, width, n]` -> the same."""
+        hidden, cell = memory.read(*self.shape).permute(1, 2, 0, 3).contiguous()
+        steps = x.permute(2, 0, 1)
+        y, past = self.lstm(steps, (hidden, cell))
+        memory.write(torch.stack(past).permute(2, 0, 1, 3))
+        return (y + steps).permute(1, 2, 0)
+
+
+class _LSTM(nn.LSTM):
+    """The library's LSTM, exported to ONNX as that format's own operator.
+
+    The exporter would otherwise fix the number of steps to that of the example.
+    """
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, past: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if not torch.compiler.is_exporting():
+            return super().forward(x, past)
+        n_steps, batch, _ = x.shape
+        kept = []
+        for i in range(self.num_layers):
+            weights = [
+                _input_output_forget_cell(getattr(self, f"{name}_l{i}"))
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            ]
+            hidden, cell = (part[i : i + 1] for part in past)
+            bias = torch.cat(weights[2:])
+            y, *state = torch.onnx.ops.symbolic_multi_out(
+                "LSTM",
+                (x, weights[0][None], weights[1][None], bias[None], None, hidden, cell),
+                {"hidden_size": self.hidden_size},
+                dtypes=(x.dtype,) * 3,
+                shapes=((n_steps, 1, batch, self.hidden_size), hidden.shape, cell.shape),
+            )
+            x = y.squeeze(1)
+            kept.append(state)
+        hidden, cell = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        return x, (hidden, cell)
+
+
+def _input_output_forget_cell(weight: Tensor) -> Tensor:
+    """Gates in ONNX's order; torch has input, forget, cell, output."""
+    i, f, c, o = weight.chunk(4)
+    return torch.cat([i, o, f, c])
+
+
+def fold_weight_norm(network: nn.Module) -> None:
+    """Replace weight-normed weights by their values, for inference and export."""
+    for module in network.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
