@@ -13,15 +13,21 @@ from rvq.errors import ModelError
 from rvq.nn.export import export, read_exported
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
+from rvq.nn.seanet import SEANetConfig
 from rvq.nn.spectral import SpectralConfig
 
+NETWORKS = {
+    "spectral": SpectralConfig(width=24, hidden=48, encoder_blocks=2, decoder_blocks=3, dim=8),
+    "seanet": SEANetConfig(width=4, strides=(4, 8, 10), dim=8, lstm_layers=1),
+}
 
-@pytest.fixture(scope="module")
-def model(speech):
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def model(request, speech):
     torch.manual_seed(0)
     model = CodecModel(
         CodecConfig(
-            SpectralConfig(width=24, hidden=48, encoder_blocks=2, decoder_blocks=3, dim=8),
+            NETWORKS[request.param],
             QuantizerConfig(
                 n_codebooks=3, codebook_size=32, dim=8, warmup_vectors=0, init_vectors=200
             ),
@@ -77,6 +83,12 @@ def test_latents_agree(model, folder, speech):
 def test_the_card_says_what_it_is(model, folder):
     card = json.loads((folder / "model.json").read_text())
     assert card["name"] == "tiny"
+    assert (
+        card["family"]
+        == {"SpectralConfig": "spectral", "SEANetConfig": "waveform"}[
+            type(model.config.network).__name__
+        ]
+    )
     assert card["training"] == {"step": 7}
     assert rvq.Codec.load(folder).model_hash == card["hash"]
     assert rvq.Codec.load(folder).kbps_per_codebook == 75 * 5 / 1000
@@ -85,6 +97,34 @@ def test_the_card_says_what_it_is(model, folder):
 def test_exporting_twice_gives_the_same_model(model, folder, tmp_path):
     export(model, tmp_path, name="tiny", facts={})
     assert rvq.Codec.load(tmp_path).model_hash == rvq.Codec.load(folder).model_hash
+
+
+def test_pieces_agree_with_the_whole(folder, speech):
+    runtime = load_runtime(folder)
+    audio = speech[:, : 60 * 320 + 100]
+    if runtime.delay:  # such networks are given whole hops
+        audio = audio[:, : 60 * 320]
+    latents = runtime.encode(audio, runtime.start("encoder", 1))
+    decoded = runtime.decode(latents, runtime.start("decoder", 1))
+    for n_frames in (runtime.first_frames, 25):
+        encoder, decoder = runtime.start("encoder", 1), runtime.start("decoder", 1)
+        hops, first = n_frames * 320, runtime.first_frames
+        starts = range(0, audio.shape[1], hops)
+        parts = [runtime.encode(audio[:, i : i + hops], encoder) for i in starts]
+        np.testing.assert_allclose(np.concatenate(parts, axis=1), latents, atol=1e-5)
+        pieces = [latents[:, :first], *np.split(latents[:, first:], range(1, 40), axis=1)]
+        parts = [runtime.decode(piece, decoder) for piece in pieces if piece.shape[1]]
+        np.testing.assert_allclose(np.concatenate(parts, axis=1), decoded, atol=1e-5)
+
+
+def test_weights_can_stay_as_they_are(model, tmp_path, speech):
+    export(model, tmp_path, name="tiny", facts={}, half_weights=False)
+    audio = speech[:, : 50 * 320]
+    runtime = load_runtime(tmp_path)
+    latents = runtime.encode(audio, runtime.start("encoder", 1))
+    expected = model.encode(torch.from_numpy(audio)).numpy()[:, :50]
+    np.testing.assert_allclose(latents, expected, atol=1e-4 * np.abs(expected).max())
+    assert (runtime.codebooks == model.quantizer.codebooks().numpy()).all()
 
 
 def test_training_can_start_from_it(model, folder):

@@ -1,6 +1,6 @@
 """CodecModel -> the folder that `rvq.codec` loads: two ONNX networks, codebooks, a card; and back.
 
-Weights are stored in half precision and widened when the runtime loads them, which halves the
+Weights may be stored in half precision and widened when the runtime loads them, which halves the
 package; the arithmetic stays float32. They keep the names of the model's parameters, so that
 training can start from an exported model.
 """
@@ -20,15 +20,25 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
+from torch.nn.utils import parametrize
 
 from rvq.errors import ModelError
+from rvq.nn.convolution import fold_weight_norm
 from rvq.nn.model import CodecConfig, CodecModel
+from rvq.nn.spectral import SpectralConfig
 
 FORMAT = 2
 """Of the model folder; raised when an older runtime could not load it."""
 
 
-def export(model: CodecModel, folder: Path, *, name: str, facts: dict[str, object]) -> None:
+def export(
+    model: CodecModel,
+    folder: Path,
+    *,
+    name: str,
+    facts: dict[str, object],
+    half_weights: bool = True,
+) -> None:
     """Write the model folder.
 
     Args:
@@ -36,28 +46,37 @@ def export(model: CodecModel, folder: Path, *, name: str, facts: dict[str, objec
         folder: created if need be; what is there is replaced.
         name: of the model.
         facts: about its training, for the card.
+        half_weights: whether weights and codebooks are rounded to half precision.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    trained, model = model, CodecModel(model.config).eval()  # a copy's parametrizations are shared
+    model.load_state_dict(trained.state_dict())
+    fold_weight_norm(model)
     network = model.config.network
-    frames = torch.zeros(1, 4, network.hop_length)
-    latents = torch.zeros(1, 4, network.dim)
-    encoder_state = torch.zeros(1, model.encoder.state_size)
-    decoder_state = torch.zeros(1, model.decoder.state_size)
+    spectral = isinstance(network, SpectralConfig)
+    audio = torch.zeros(1, 2 * network.first_frames * network.hop_length)
+    inputs = model.transform.analyse(audio)
+    latents = torch.zeros(1, 2 * network.first_frames, network.dim)
     _export_network(
         model.encoder,
-        (frames, frames + 1, encoder_state),
-        inputs=["cosine", "sine", "state"],
+        (*inputs, torch.zeros(1, model.encoder.state_size)),
+        inputs=["cosine", "sine", "state"] if spectral else ["audio", "state"],
         outputs=["latents", "next_state"],
+        axis=1 if spectral else 2,
+        half_weights=half_weights,
         path=folder / "encoder.onnx",
     )
     _export_network(
         model.decoder,
-        (latents, decoder_state),
+        (latents, torch.zeros(1, model.decoder.state_size)),
         inputs=["latents", "state"],
-        outputs=["coefficients", "next_state"],
+        outputs=["coefficients" if spectral else "audio", "next_state"],
+        axis=1,
+        half_weights=half_weights,
         path=folder / "decoder.onnx",
     )
-    codebooks = model.quantizer.codebooks().numpy().astype(np.float16)
+    precision = np.float16 if half_weights else np.float32
+    codebooks = model.quantizer.codebooks().numpy().astype(precision)
     (folder / "codebooks.safetensors").write_bytes(save({"codebooks": codebooks}))
     files = ["encoder.onnx", "decoder.onnx", "codebooks.safetensors"]
     digest = hashlib.sha256()
@@ -65,11 +84,13 @@ def export(model: CodecModel, folder: Path, *, name: str, facts: dict[str, objec
         digest.update((folder / file).read_bytes())
     card = {
         "format": FORMAT,
+        "family": "spectral" if spectral else "waveform",
         "name": name,
         "hash": digest.hexdigest(),
         "sample_rate": network.sample_rate,
         "hop_length": network.hop_length,
         "delay": network.delay,
+        "first_frames": network.first_frames,
         "n_codebooks": model.config.quantizer.n_codebooks,
         "codebook_size": model.config.quantizer.codebook_size,
         "encoder_state": model.encoder.state_size,
@@ -86,11 +107,13 @@ def _export_network(
     *,
     inputs: list[str],
     outputs: list[str],
+    axis: int,
+    half_weights: bool,
     path: Path,
 ) -> None:
-    batch, time = torch.export.Dim("batch"), torch.export.Dim("n_frames")
-    state = {0: batch}
-    shapes = tuple({0: batch, 1: time} if n != "state" else state for n in inputs)
+    """Write a network whose batch and `axis` of time are free."""
+    batch, time = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+    shapes = tuple({0: batch, axis: time} if n != "state" else {0: batch} for n in inputs)
     with tempfile.TemporaryDirectory() as temporary:
         wide = Path(temporary) / "network.onnx"
         torch.onnx.export(
@@ -106,7 +129,8 @@ def _export_network(
             verbose=False,
         )
         network = onnx.load(wide)
-    _halve_weights(network)
+    if half_weights:
+        _halve_weights(network)
     _forget_sources(network)
     onnx.save(network, path)
 
@@ -174,5 +198,15 @@ def _read_weights(network: onnx.ModelProto, module: nn.Module) -> None:
         weight.name.removesuffix("_half"): numpy_helper.to_array(weight).astype(np.float32)
         for weight in network.graph.initializer
     }
-    for name, parameter in module.named_parameters():
-        parameter.copy_(torch.from_numpy(stored[name]))
+    for path, layer in module.named_modules():
+        if isinstance(layer, parametrize.ParametrizationList):
+            continue
+        names = [name for name, _ in layer.named_parameters(recurse=False)]
+        if parametrize.is_parametrized(layer, "weight"):
+            names.append("weight")
+        for name in names:  # assignment to a weight-normed weight finds its direction and length
+            value = torch.from_numpy(stored[f"{path}.{name}".removeprefix(".")])
+            if name == "weight" and parametrize.is_parametrized(layer, name):
+                layer.weight = value
+            else:
+                getattr(layer, name).copy_(value)

@@ -1,13 +1,15 @@
 """CodecModel = encoder + quantizer + decoder, and the named configurations of the package."""
 
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
+from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
 from rvq.errors import InputError
 from rvq.nn.quantizer import Quantized, QuantizerConfig, ResidualVectorQuantizer
+from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder
 from rvq.nn.spectral import (
     LappedTransform,
     SpectralConfig,
@@ -15,6 +17,18 @@ from rvq.nn.spectral import (
     SpectralEncoder,
     compand,
 )
+
+
+def network_kind(fields: Any) -> str:
+    """`spectral` or `seanet`: the family that a configuration of networks, or its fields, is of."""
+    strides = fields.get("strides") if isinstance(fields, dict) else getattr(fields, "strides", ())
+    return "seanet" if strides else "spectral"
+
+
+Network = Annotated[
+    Annotated[SpectralConfig, Tag("spectral")] | Annotated[SEANetConfig, Tag("seanet")],
+    Discriminator(network_kind),
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class CodecConfig:
         quantizer: codebooks between them.
     """
 
-    network: SpectralConfig = field(default_factory=SpectralConfig)
+    network: Network = field(default_factory=SpectralConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def __post_init__(self) -> None:
@@ -39,20 +53,51 @@ class CodecConfig:
 CONFIGS = {
     # The linear start makes latents that k-means can learn from at once.
     "spectral_24khz": CodecConfig(quantizer=QuantizerConfig(warmup_vectors=0, balance=0.1)),
+    "encodec_24khz": CodecConfig(SEANETS["encodec_24khz"], QuantizerConfig(n_codebooks=32)),
+    "soundstream_24khz": CodecConfig(SEANETS["soundstream_24khz"], QuantizerConfig(n_codebooks=32)),
 }
 """Named configurations, for training files and `CodecModel.from_name`."""
 
 
+class Waveform(nn.Module):
+    """In place of a transform, for networks that take samples as they are."""
+
+    def pad(self, audio: Tensor) -> Tensor:
+        """Nothing: the networks complete the last hop themselves."""
+        return audio
+
+    def analyse(self, audio: Tensor) -> tuple[Tensor, ...]:
+        """`[batch, n_samples]` -> `[batch, 1, n_samples]`."""
+        return (audio[:, None],)
+
+    def synthesise(self, audio: Tensor) -> Tensor:
+        """`[batch, 1, n_samples]` -> `[batch, n_samples]`."""
+        return audio[:, 0]
+
+
 class CodecModel(nn.Module):
-    """A neural codec: audio -> latents -> codes -> latents -> audio."""
+    """A neural codec: audio -> latents -> codes -> latents -> audio.
+
+    Raises:
+        InputError: networks that are not causal or code several channels together; those are run
+            by `rvq.interop`.
+    """
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
-        self.transform = LappedTransform(config.network)
-        self.encoder = SpectralEncoder(config.network)
+        network = config.network
+        if isinstance(network, SpectralConfig):
+            self.transform: LappedTransform | Waveform = LappedTransform(network)
+            self.encoder: SpectralEncoder | SEANetEncoder = SpectralEncoder(network)
+            self.decoder: SpectralDecoder | SEANetDecoder = SpectralDecoder(network)
+        else:
+            if not network.causal or network.channels != 1:
+                raise InputError("a codec model needs causal networks on one channel")
+            self.transform = Waveform()
+            self.encoder = SEANetEncoder(network)
+            self.decoder = SEANetDecoder(network)
         self.quantizer = ResidualVectorQuantizer(config.quantizer)
-        self.decoder = SpectralDecoder(config.network)
 
     @classmethod
     def from_name(cls, name: str) -> "CodecModel":
@@ -63,7 +108,7 @@ class CodecModel(nn.Module):
 
     @torch.no_grad()
     def start_linear(self, audio: Tensor) -> None:
-        """Make the linear paths the principal components of companded coefficients.
+        """Make linear paths, of networks that have them, principal components of the transform.
 
         With them alone the untrained model is the best linear transform codec of its latents'
         dimension for recordings like these.
@@ -71,35 +116,38 @@ class CodecModel(nn.Module):
         Args:
             audio: examples of what the model is for, `[batch, n_samples]`, minutes of them.
         """
-        network = self.config.network
+        network, encoder, decoder = self.config.network, self.encoder, self.decoder
+        if not (
+            isinstance(network, SpectralConfig)
+            and isinstance(encoder, SpectralEncoder)
+            and isinstance(decoder, SpectralDecoder)
+        ):
+            return
         hops = audio[:, : audio.shape[1] // network.hop_length * network.hop_length]
         cosine, _ = self.transform.analyse(hops)
         x = compand(cosine, network.companding).flatten(0, 1).double()
         _, components = torch.linalg.eigh(x.T @ x)  # in ascending order
         components = components.flip(1)[:, : network.dim]
         scale = (x @ components).square().mean().sqrt()  # latents of unit variance
-        self.encoder.linear.weight.copy_(components.T / scale)
-        self.decoder.linear.weight.copy_(components * scale)
+        encoder.linear.weight.copy_(components.T / scale)
+        decoder.linear.weight.copy_(components * scale)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Audio `[batch, n_samples]` -> latents `[batch, n_frames, dim]`.
 
         The end is padded with as many hops as the decoder needs to complete the last sample.
         """
-        hop = self.config.network.hop_length
-        n_hops = -(-audio.shape[1] // hop) + self.config.network.delay
-        audio = F.pad(audio, (0, n_hops * hop - audio.shape[1]))
         with torch.autocast(audio.device.type, enabled=False):
-            cosine, sine = self.transform.analyse(audio)
-        start = cosine.new_zeros(len(audio), self.encoder.state_size)
-        return self.encoder(cosine, sine, start)[0]
+            inputs = self.transform.analyse(self.transform.pad(audio))
+        start = inputs[0].new_zeros(len(audio), self.encoder.state_size)
+        return self.encoder(*inputs, start)[0]
 
     def decode(self, latents: Tensor, n_samples: int) -> Tensor:
         """Latents -> audio `[batch, n_samples]`, aligned with what was encoded."""
         start = latents.new_zeros(len(latents), self.decoder.state_size)
-        coefficients, _ = self.decoder(latents, start)
+        output, _ = self.decoder(latents, start)
         with torch.autocast(latents.device.type, enabled=False):
-            audio = self.transform.synthesise(coefficients)
+            audio = self.transform.synthesise(output)
         late = self.config.network.delay * self.config.network.hop_length
         return audio[:, late : late + n_samples]
 

@@ -69,6 +69,11 @@ class SpectralConfig:
         return 1 + self.lookahead
 
     @property
+    def first_frames(self) -> int:
+        """Least frames of the first of several calls."""
+        return 1
+
+    @property
     def latency(self) -> float:
         """Algorithmic latency in seconds: from a sample's arrival to the same sample's output."""
         return (1 + self.delay) * self.hop_length / self.sample_rate
@@ -258,8 +263,13 @@ class LappedTransform(nn.Module):
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
         self.hop = config.hop_length
+        self.delay = config.delay
         basis = torch.from_numpy(lapped_basis(config.hop_length))
         self.register_buffer("basis", basis, persistent=False)
+
+    def pad(self, audio: Tensor) -> Tensor:
+        """Append silence up to a whole hop, and hops until the decoder completes the last one."""
+        return F.pad(audio, (0, -audio.shape[1] % self.hop + self.delay * self.hop))
 
     def analyse(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Audio `[batch, n_hops * hop_length]` -> MDCT and MDST, `[batch, n_hops, hop_length]`."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Literal, get_type_hints
 
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
@@ -9,8 +10,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, Validation
 from rvq.errors import InputError
 from rvq.nn import stft
 from rvq.nn.discriminators import DiscriminatorConfig
-from rvq.nn.model import CONFIGS, CodecConfig
+from rvq.nn.model import CONFIGS, CodecConfig, network_kind
 from rvq.nn.quantizer import Share
+from rvq.nn.seanet import SEANetConfig
+from rvq.nn.spectral import SpectralConfig
 from rvq.train.yaml_file import read_yaml
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -168,8 +171,11 @@ def _refuse_unknown(fields: object, schema: type, where: str) -> None:
     for name, value in fields.items():
         if name not in kinds:
             raise InputError(f"{where}: unknown field {name!r}; there are {', '.join(kinds)}")
-        if is_dataclass(kinds[name]):
-            _refuse_unknown(value, kinds[name], f"{where}: {name}")
+        kind = kinds[name]
+        if isinstance(kind, UnionType) and isinstance(value, dict):
+            kind = SEANetConfig if network_kind(value) == "seanet" else SpectralConfig
+        if is_dataclass(kind):
+            _refuse_unknown(value, kind, f"{where}: {name}")
 
 
 def shipped_config(name: str) -> Path:
