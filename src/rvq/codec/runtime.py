@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import ModelError
+from rvq.quantize.search import n_cores
 
 Floats = npt.NDArray[np.float32]
 
 FORMAT = 2
 """Format of the model folders that this runtime loads."""
+STRETCH = 75
+"""Frames per call of a network, usually."""
 _FILES = ("encoder.onnx", "decoder.onnx", "codebooks.safetensors")
 
 
@@ -80,9 +84,15 @@ class Runtime(ABC):
         first_frames: least number of frames in the first call of a network; one from then on.
         codebooks: `[n_codebooks, codebook_size, dim]`.
         state_sizes: numbers that `encoder` and `decoder` remember per channel.
+        threads: processor threads that share a call.
+        stretch: frames per call that keep all threads busy in little memory.
+        exact: whether results are the same to the bit however frames are cut into calls. Others
+            differ in the last bits, and nearly tied codewords may fall either way.
     """
 
-    def __init__(self, folder: ModelFolder) -> None:
+    exact = False
+
+    def __init__(self, folder: ModelFolder, *, threads: int = 1) -> None:
         from safetensors.numpy import load
 
         card = folder.card
@@ -95,6 +105,8 @@ class Runtime(ABC):
         self.state_sizes = {part: int(card[f"{part}_state"]) for part in ("encoder", "decoder")}
         codebooks = load(folder.files["codebooks.safetensors"])["codebooks"]
         self.codebooks: Floats = codebooks.astype(np.float32)
+        self.threads = threads or n_cores()
+        self.stretch = STRETCH
 
     @property
     def frame_rate(self) -> float:
@@ -124,16 +136,16 @@ def load_runtime(folder: Path, *, threads: int = 1) -> Runtime:
 
     Args:
         folder: written by `rvq.nn.export`.
-        threads: processor threads per call of a network.
+        threads: processor threads that share a call of a network; 0 for all cores.
 
     Raises:
         ModelError: no model there, a damaged one, or one of another version.
     """
-    from rvq.codec.spectral import SpectralRuntime
+    from rvq.codec.spectral import load_spectral
     from rvq.codec.waveform import WaveformRuntime
 
-    families: dict[str, type[SpectralRuntime | WaveformRuntime]] = {
-        "spectral": SpectralRuntime,
+    families: dict[str, Callable[..., Runtime]] = {
+        "spectral": load_spectral,
         "waveform": WaveformRuntime,
     }
     model = ModelFolder.read(folder)

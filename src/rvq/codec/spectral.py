@@ -1,19 +1,48 @@
-"""The default family: lapped transforms in numpy, the networks between them in ONNX Runtime."""
+"""The default family: lapped transforms and the networks between them, in C."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from rvq.codec.runtime import Floats, ModelFolder, Runtime, State, session
-from rvq.lapped import lapped_basis
+from rvq.codec.engine import Engine, fits
+from rvq.codec.runtime import Floats, ModelFolder, Runtime, State
+from rvq.codec.spectral_onnx import SpectralOnnxRuntime
+from rvq.codec.weights import read_weights
+
+_GRAIN = 8
+"""A thread's share of a call is at least so many times what it computes twice for it."""
+
+
+def load_spectral(folder: ModelFolder, *, threads: int = 1) -> Runtime:
+    """The fastest runtime of the family that this installation has."""
+    shape = folder.card["model"]["network"]
+    weights = {part: read_weights(folder.files[f"{part}.onnx"]) for part in ("encoder", "decoder")}
+    if fits(shape, **weights):
+        engines = {part: Engine(part, shape, weights[part]) for part in weights}
+        return SpectralRuntime(folder, engines, threads=threads)
+    return SpectralOnnxRuntime(folder, threads=threads)
 
 
 class SpectralRuntime(Runtime):
-    """Models of `rvq.nn.spectral`."""
+    """Models of `rvq.nn.spectral`; the same results for every cut into calls and threads.
 
-    def __init__(self, folder: ModelFolder, *, threads: int = 1) -> None:
-        super().__init__(folder)
-        self._basis = lapped_basis(self.hop_length)
-        self._encoder = session(folder.files["encoder.onnx"], threads)
-        self._decoder = session(folder.files["decoder.onnx"], threads)
+    Args:
+        folder: of the model.
+        engines: its encoder and its decoder.
+        threads: that share the channels of a call, and the frames of a long one.
+    """
+
+    exact = True
+
+    def __init__(
+        self, folder: ModelFolder, engines: dict[str, Engine], *, threads: int = 1
+    ) -> None:
+        super().__init__(folder, threads=threads)
+        self._engines = engines
+        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        if self._pool:
+            self.stretch = self.threads * _GRAIN * max(e.memory for e in engines.values())
 
     def start(self, part: str, channels: int) -> State:
         """See `Runtime`."""
@@ -24,25 +53,79 @@ class SpectralRuntime(Runtime):
 
     def encode(self, audio: Floats, state: State) -> Floats:
         """See `Runtime`; n_samples must be whole hops."""
-        hop = self.hop_length
-        samples = np.concatenate([state.samples, audio], axis=1)
-        state.samples = samples[:, samples.shape[1] - hop :]
-        windows = np.lib.stride_tricks.sliding_window_view(samples, 2 * hop, axis=1)[:, ::hop]
-        cosine, sine = np.split(windows @ self._basis, 2, axis=-1)
-        feeds = {
-            "cosine": np.ascontiguousarray(cosine),
-            "sine": np.ascontiguousarray(sine),
-            "state": state.network,
-        }
-        latents, state.network = self._encoder.run(["latents", "next_state"], feeds)
+        engine, hop = self._engines["encoder"], self.hop_length
+        channels, n_frames = len(audio), audio.shape[1] // hop
+        audio = np.ascontiguousarray(audio)
+        latents = np.empty((channels, n_frames, self.codebooks.shape[2]), np.float32)
+        after = State(np.empty_like(state.samples), np.empty_like(state.network))
+
+        def work(channel: int, begin: int, start: int, stop: int) -> None:
+            if begin:
+                last = audio[channel, (begin - 1) * hop : begin * hop].copy()
+                network = np.zeros_like(state.network[channel])
+            else:
+                last, network = state.samples[channel].copy(), state.network[channel].copy()
+            source = audio[channel, begin * hop : stop * hop]
+            out = np.empty((stop - begin, latents.shape[2]), np.float32)
+            engine.run(stop - begin, source, last, network, out)
+            latents[channel, start:stop] = out[start - begin :]
+            if stop == n_frames:
+                after.samples[channel], after.network[channel] = last, network
+
+        if n_frames:
+            self._share(work, channels, n_frames, engine.memory)
+            state.samples, state.network = after.samples, after.network
         return latents
 
     def decode(self, latents: Floats, state: State) -> Floats:
         """See `Runtime`."""
-        feeds = {"latents": latents, "state": state.network}
-        coefficients, state.network = self._decoder.run(["coefficients", "next_state"], feeds)
-        frames = coefficients @ self._basis[:, : self.hop_length].T
-        first, second = np.split(frames, 2, axis=-1)
-        completed = np.concatenate([state.samples[:, None], second], axis=1)
-        state.samples = completed[:, -1]
-        return (first + completed[:, :-1]).reshape(len(latents), -1)
+        engine, hop = self._engines["decoder"], self.hop_length
+        channels, n_frames, dim = latents.shape
+        kept = engine.lookahead * dim
+        before = state.network[:, :kept].reshape(channels, engine.lookahead, dim)
+        heard = np.concatenate([before, latents], axis=1, dtype=np.float32)
+        audio = np.empty((channels, n_frames * hop), np.float32)
+        after = State(np.empty_like(state.samples), np.empty_like(state.network))
+        after.network[:, :kept] = heard[:, n_frames:].reshape(channels, kept)
+
+        def work(channel: int, begin: int, start: int, stop: int) -> None:
+            overlap, network = state.samples[channel].copy(), state.network[channel, kept:].copy()
+            if begin:
+                network[:] = 0
+            source = heard[channel, begin : stop + engine.lookahead]
+            out = np.empty((stop - begin) * hop, np.float32)
+            engine.run(stop - begin, source, overlap, network, out)
+            audio[channel, start * hop : stop * hop] = out[(start - begin) * hop :]
+            if stop == n_frames:
+                after.samples[channel], after.network[channel, kept:] = overlap, network
+
+        if n_frames:
+            self._share(work, channels, n_frames, engine.memory)
+            state.samples, state.network = after.samples, after.network
+        return audio
+
+    def _share(
+        self,
+        work: Callable[[int, int, int, int], None],
+        channels: int,
+        n_frames: int,
+        memory: int,
+    ) -> None:
+        """Call `work(channel, begin, start, stop)`, on several threads if there are.
+
+        Frames have a finite past: a share may begin anywhere with an empty memory, if the first
+        frames, from `begin` to `start`, are thrown away.
+        """
+        shares = max(1, min(self.threads // channels, n_frames // (_GRAIN * memory)))
+        bounds = [n_frames * i // shares for i in range(shares + 1)]
+        jobs = [
+            (channel, max(0, start - memory), start, stop)
+            for channel in range(channels)
+            for start, stop in zip(bounds, bounds[1:], strict=False)
+        ]
+        if self._pool is None or len(jobs) == 1:
+            for job in jobs:
+                work(*job)
+        else:
+            for done in [self._pool.submit(work, *job) for job in jobs]:
+                done.result()
