@@ -2,7 +2,7 @@
 
 import typer
 
-from rvq.cli import data, decode, encode, evaluate, export, info, play, train, trim
+from rvq.cli import data, decode, encode, evaluate, export, info, play, serve, train, trim
 
 app = typer.Typer(
     help="Residual vector quantization of audio and speech.",
@@ -16,6 +16,7 @@ app.command()(info.info)
 app.command()(trim.trim)
 app.command()(play.play)
 app.command(name="eval")(evaluate.evaluate)
+app.command()(serve.serve)
 app.command()(train.train)
 app.command()(export.export)
 app.add_typer(data.app, name="data", help="Training data.")

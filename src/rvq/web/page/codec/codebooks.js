@@ -1,0 +1,136 @@
+// The stack of codebooks: codes <-> vectors, and what can be said of codes.
+
+export class Codebooks {
+  /** @param data float32 [n, size, dim], flat. */
+  constructor({ shape: [n, size, dim], data }) {
+    Object.assign(this, { n, size, dim, data });
+  }
+
+  offset(layer, code) {
+    return (layer * this.size + code) * this.dim;
+  }
+
+  /**
+   * Codes [frames, n] -> vectors [frames, dim]: sums of codewords.
+   * @param layers which codebooks take part, an array of n booleans.
+   */
+  sum(codes, layers) {
+    const { n, dim, data } = this;
+    const frames = codes.length / n;
+    const vectors = new Float32Array(frames * dim);
+    for (let frame = 0; frame < frames; frame++) {
+      for (let layer = 0; layer < n; layer++) {
+        if (!layers[layer]) continue;
+        const start = this.offset(layer, codes[frame * n + layer]);
+        for (let i = 0; i < dim; i++) vectors[frame * dim + i] += data[start + i];
+      }
+    }
+    return vectors;
+  }
+
+  /** Norms of what is left of vectors [frames, dim] before and after each codebook: [frames, n + 1]. */
+  residualNorms(vectors, codes) {
+    const { n, dim, data } = this;
+    const frames = codes.length / n;
+    const norms = new Float32Array(frames * (n + 1));
+    const residual = new Float64Array(dim);
+    for (let frame = 0; frame < frames; frame++) {
+      for (let i = 0; i < dim; i++) residual[i] = vectors[frame * dim + i];
+      norms[frame * (n + 1)] = Math.hypot(...residual);
+      for (let layer = 0; layer < n; layer++) {
+        const start = this.offset(layer, codes[frame * n + layer]);
+        for (let i = 0; i < dim; i++) residual[i] -= data[start + i];
+        norms[frame * (n + 1) + layer + 1] = Math.hypot(...residual);
+      }
+    }
+    return norms;
+  }
+
+  /** Nearest codewords, one codebook after the other: vectors [frames, dim] -> codes [frames, n]. */
+  search(vectors) {
+    const { n, size, dim, data } = this;
+    this.halfNorms ??= this.#halfNorms();
+    const frames = vectors.length / dim;
+    const codes = new Int32Array(frames * n);
+    const residual = new Float64Array(dim);
+    for (let frame = 0; frame < frames; frame++) {
+      for (let i = 0; i < dim; i++) residual[i] = vectors[frame * dim + i];
+      for (let layer = 0; layer < n; layer++) {
+        let best = 0;
+        let bestScore = -Infinity;
+        for (let code = 0, at = this.offset(layer, 0); code < size; code++, at += dim) {
+          // Four sums, so that the processor need not wait for each addition.
+          let a = 0, b = 0, c = 0, d = 0;
+          for (let i = 0; i < dim; i += 4) {
+            a += residual[i] * data[at + i];
+            b += residual[i + 1] * data[at + i + 1];
+            c += residual[i + 2] * data[at + i + 2];
+            d += residual[i + 3] * data[at + i + 3];
+          }
+          const score = a + b + (c + d) - this.halfNorms[layer * size + code];
+          if (score > bestScore) {
+            bestScore = score;
+            best = code;
+          }
+        }
+        codes[frame * n + layer] = best;
+        const start = this.offset(layer, best);
+        for (let i = 0; i < dim; i++) residual[i] = Math.fround(residual[i] - data[start + i]);
+      }
+    }
+    return codes;
+  }
+
+  #halfNorms() {
+    const norms = new Float64Array(this.n * this.size);
+    for (let row = 0; row < norms.length; row++) {
+      for (let i = 0; i < this.dim; i++) norms[row] += this.data[row * this.dim + i] ** 2 / 2;
+    }
+    return norms;
+  }
+
+  /**
+   * Place of every codeword along its codebook's first principal component: [n, size] in [0, 1].
+   * Near codewords get near places, so that a picture of codes shows structure.
+   */
+  places() {
+    const { n, size, dim, data } = this;
+    const places = new Float32Array(n * size);
+    for (let layer = 0; layer < n; layer++) {
+      const first = this.offset(layer, 0);
+      const mean = new Float64Array(dim);
+      for (let i = 0; i < size * dim; i++) mean[i % dim] += data[first + i] / size;
+      let axis = Float64Array.from({ length: dim }, (_, i) => Math.sin(i + 1));
+      const along = new Float64Array(size);
+      for (let round = 0; round < 12; round++) {
+        const next = new Float64Array(dim);
+        for (let code = 0; code < size; code++) {
+          let dot = 0;
+          for (let i = 0; i < dim; i++) dot += (data[first + code * dim + i] - mean[i]) * axis[i];
+          along[code] = dot;
+          for (let i = 0; i < dim; i++) next[i] += dot * (data[first + code * dim + i] - mean[i]);
+        }
+        const norm = Math.hypot(...next) || 1;
+        axis = next.map((value) => value / norm);
+      }
+      const order = Array.from(along.keys()).sort((a, b) => along[a] - along[b]);
+      order.forEach((code, rank) => (places[layer * size + code] = rank / (size - 1)));
+    }
+    return places;
+  }
+}
+
+/** How one codebook is used: { counts [size], used, bits } with the plug-in entropy in bits. */
+export function usage(codes, n, layer, size) {
+  const counts = new Uint32Array(size);
+  const frames = codes.length / n;
+  for (let frame = 0; frame < frames; frame++) counts[codes[frame * n + layer]]++;
+  let bits = 0;
+  let used = 0;
+  for (const count of counts) {
+    if (!count) continue;
+    used++;
+    bits -= (count / frames) * Math.log2(count / frames);
+  }
+  return { counts, used, bits };
+}

@@ -1,0 +1,53 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from rvq.errors import InputError, ModelError
+from rvq.web import static_copy
+from rvq.web.listening import SAMPLES
+from rvq.web.static_copy import runtime_files, write_static_copy
+
+
+def test_everything_is_there_and_samples_are_exact(static_folder, codec):
+    about = json.loads((static_folder / "about.json").read_text())
+    assert about["mode"] == "browser"
+    for name in ("encoder.onnx", "decoder.onnx", "codebooks.safetensors", "model.json"):
+        assert (static_folder / "model" / name).is_file()
+    for sample in about["samples"]:
+        written, rate = soundfile.read(
+            static_folder / "samples" / f"{sample['id']}.wav", dtype="int16"
+        )
+        shipped, _ = soundfile.read(SAMPLES / f"{sample['id']}.flac", dtype="int16")
+        np.testing.assert_array_equal(written, shipped)
+        assert len(sample["file_bytes"]) == 16
+        for peer in sample["peers"]:
+            wav = soundfile.info(static_folder / "samples" / f"{sample['id']}.{peer}.wav")
+            assert (wav.frames, wav.samplerate) == (len(written), rate)
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "mine").write_text("keep me")
+    with pytest.raises(InputError, match="not an empty folder"):
+        write_static_copy("speech_24khz", tmp_path)
+    with pytest.raises(InputError, match="not an empty folder"):
+        write_static_copy("speech_24khz", tmp_path / "mine")
+    with pytest.raises(ModelError):
+        write_static_copy("nonesuch", tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_missing_or_wrong_runtime_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="dist folder"):
+        runtime_files(tmp_path)
+    for name in static_copy._RUNTIME_FILES:
+        (tmp_path / name).write_bytes(b"something else")
+    with pytest.raises(InputError, match="is not that of onnxruntime-web"):
+        write_static_copy("speech_24khz", tmp_path / "new", runtime=tmp_path)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="npm"):
+        write_static_copy("speech_24khz", tmp_path / "new")
+    assert not list(tmp_path.glob(".rvq-*"))
