@@ -83,14 +83,14 @@ TARGET INLINE void FN(tile)(const int rows, const int vecs, const int half, cons
                             long x_stride, long k, const void *panels, const float *start,
                             long start_stride, float *y, long y_stride)
 {
-    VEC sum[rows * vecs];
+    VEC sum[2 * ROWS > 8 ? 2 * ROWS : 8]; /* in registers: the loops below unroll */
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 16
         for (int v = 0; v < vecs; v++)
             sum[r * vecs + v] = LOAD(start + r * start_stride + v * LANES);
     for (long d = 0; d < k; d++) {
-        VEC w[vecs];
+        VEC w[8];
 #pragma GCC unroll 16
         for (int v = 0; v < vecs; v++) {
             const long at = (v * LANES / PANEL * k + d) * PANEL + v * LANES % PANEL;
