@@ -34,6 +34,34 @@ TARGET static void FN(tile)(const float *restrict x, long dim, const float *rest
     }
 }
 
+/* The same for one vector and whole panels: eight chains at once hide each other's latency. */
+TARGET static void FN(tile_of_one)(const float *restrict x, long dim, const float *restrict packed,
+                                   long padded, const float *restrict offsets,
+                                   float *restrict scores)
+{
+    for (long k = 0; k < padded; k += 8 * LANES) {
+        const int n = (int)MIN(8, (padded - k) / LANES);
+        VEC sum[8];
+        const float *columns[8];
+#pragma GCC unroll 8
+        for (int v = 0; v < 8; v++) { /* past the end, the first columns once more */
+            const long at = v < n ? k + v * LANES : k;
+            columns[v] = packed + at / PANEL * PANEL * dim + at % PANEL;
+            sum[v] = LOAD(offsets + at);
+        }
+        for (long d = 0; d < dim; d++) {
+            const VEC factor = SET1(x[d]);
+#pragma GCC unroll 8
+            for (int v = 0; v < 8; v++)
+                sum[v] = FMA(factor, LOAD(columns[v] + d * PANEL), sum[v]);
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < 8; v++)
+            if (v < n)
+                STORE(scores + k + v * LANES, sum[v]);
+    }
+}
+
 /* Scores of the vectors `x [CHUNK][dim]` against one codebook, `[CHUNK][padded]`. */
 TARGET static void FN(scores)(const float *x, long n_rows, const Books *books, long stage,
                               float *scores, long stride, int fast)
@@ -47,6 +75,10 @@ TARGET static void FN(scores)(const float *x, long n_rows, const Books *books, l
     (void)fast;
     const float *packed = books->packed + stage * books->padded * books->dim;
     const float *offsets = books->offsets + stage * books->padded;
+    if (n_rows == 1) {
+        FN(tile_of_one)(x, books->dim, packed, books->padded, offsets, scores);
+        return;
+    }
     for (long k = 0; k < books->padded; k += PANEL)
         for (long row = 0; row < n_rows; row += ROWS)
             for (long o = 0; o < PANEL; o += 2 * LANES)
