@@ -296,4 +296,8 @@ def fold_weight_norm(network: nn.Module) -> None:
     """Replace weight-normed weights by their values, for inference and export."""
     for module in network.modules():
         if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
+            learns = any(p.requires_grad for p in module.parameters())
+            with torch.enable_grad():  # without a gradient the weight would become a buffer
+                module.requires_grad_()
+                parametrize.remove_parametrizations(module, "weight")
+            module.requires_grad_(learns)

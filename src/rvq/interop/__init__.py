@@ -1,0 +1,1 @@
+"""Other codecs' checkpoints and files in this package's terms."""

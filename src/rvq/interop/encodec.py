@@ -1,0 +1,271 @@
+"""EnCodec (Défossez et al. 2022): published checkpoints, and what the 48 kHz model does besides.
+
+Two layouts are read: the original state dicts (`.th`), whose shapes tell which of the two models
+they are, and folders of Hugging Face's `EncodecModel`, whose `config.json` may describe others.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from rvq.errors import InputError, ModelError
+from rvq.interop.checkpoint import Checkpoint
+from rvq.interop.published import PublishedCodec
+from rvq.nn.convolution import fold_weight_norm
+from rvq.nn.model import CodecConfig, CodecModel
+from rvq.nn.quantizer import QuantizerConfig
+from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder, SegmentConfig
+from rvq.quantize.search import Search, decode
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Codes of a stretch of a recording: of all of it where the model is causal.
+
+    Attributes:
+        codes: `[n_frames, n_codebooks]`.
+        scale: loudness that the stretch was divided by; 1 for models that do not normalise.
+    """
+
+    codes: npt.NDArray[np.int64]
+    scale: float = 1.0
+
+
+class Encodec(PublishedCodec):
+    """An EnCodec model.
+
+    Args:
+        name: of the model.
+        network: shape of encoder and decoder.
+        codebooks: `[n_codebooks, codebook_size, dim]`.
+    """
+
+    codebooks: Tensor
+
+    def __init__(self, name: str, network: SEANetConfig, codebooks: Tensor) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network
+        self.sample_rate, self.channels = network.sample_rate, network.channels
+        self.hop_length = network.hop_length
+        self.n_codebooks, self.codebook_size, _ = codebooks.shape
+        self.encoder = SEANetEncoder(network)
+        self.decoder = SEANetDecoder(network)
+        fold_weight_norm(self)
+        self.register_buffer("codebooks", codebooks)
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio `[batch, channels, n_samples]` in [-1, 1] -> latents `[batch, n_frames, dim]`."""
+        return self.encoder(audio, audio.new_zeros(len(audio), self.encoder.state_size))[0]
+
+    def quantize(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
+        """Latents -> codes `[batch, n_frames, n_codebooks]`, of all codebooks or the first few."""
+        search = Search(self.codebooks[:n_codebooks].numpy())
+        codes = search(latents.detach().reshape(-1, latents.shape[2]).numpy()).codes
+        return torch.from_numpy(codes).view(*latents.shape[:2], -1)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Codes `[batch, n_frames, any prefix]` -> latents `[batch, n_frames, dim]`."""
+        return torch.from_numpy(decode(codes.numpy(), self.codebooks.numpy()))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> audio `[batch, channels, n_frames * hop_length]`."""
+        return self.decoder(latents, latents.new_zeros(len(latents), self.decoder.state_size))[0]
+
+    @torch.no_grad()
+    def compress(self, audio: Tensor, n_codebooks: int | None = None) -> list[Segment]:
+        """A recording `[channels, n_samples]` -> its segments, one where the model is causal.
+
+        Raises:
+            InputError: audio of another shape, or without samples.
+        """
+        if audio.ndim != 2 or len(audio) != self.channels or not audio.numel():
+            raise InputError(
+                f"audio must be [{self.channels}, n_samples], got {list(audio.shape)}: {self.name} "
+                "codes that many channels together"
+            )
+        config = self.network.segments
+        if config is None:
+            codes = self.quantize(self.encode(audio[None]), n_codebooks)
+            return [Segment(codes[0].numpy())]
+        length, stride = config.n_samples(self.sample_rate), config.stride(self.sample_rate)
+        segments = []
+        for start in range(0, audio.shape[1], stride):
+            x, scale = audio[:, start : start + length], 1.0
+            if config.normalise:
+                loudness = 1e-8 + x.mean(0).square().mean().sqrt()
+                x, scale = x / loudness, float(loudness)
+            codes = self.quantize(self.encode(x[None]), n_codebooks)
+            segments.append(Segment(codes[0].numpy(), scale))
+        return segments
+
+    @torch.no_grad()
+    def decompress(self, segments: list[Segment], n_samples: int) -> Tensor:
+        """Segments -> the recording `[channels, n_samples]`.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not segments:
+            raise InputError("there are no segments to decode")
+        parts = [
+            self.decode(self.dequantize(torch.from_numpy(segment.codes)[None]))[0] * segment.scale
+            for segment in segments
+        ]
+        config = self.network.segments
+        audio = parts[0]
+        if config is not None:
+            audio = overlap_add(parts, config.stride(self.sample_rate))
+        return audio[:, :n_samples]
+
+    @torch.no_grad()
+    def codec_model(self) -> CodecModel:
+        """The same model as one of this package: to be exported, or trained on.
+
+        Raises:
+            InputError: it is not causal, or codes several channels together.
+        """
+        dim = self.network.dim
+        quantizer = QuantizerConfig(self.n_codebooks, self.codebook_size, dim)
+        model = CodecModel(CodecConfig(self.network, quantizer)).eval()
+        for ours, theirs in ((model.encoder, self.encoder), (model.decoder, self.decoder)):
+            for path, layer in theirs.named_modules():
+                target = ours.get_submodule(path)
+                for name, value in layer.named_parameters(recurse=False):
+                    if parametrize.is_parametrized(target, name):
+                        setattr(target, name, value.detach())  # finds its length and direction
+                    else:
+                        target.get_parameter(name).copy_(value)
+        model.quantizer.set_codebooks(self.codebooks)
+        return model
+
+
+def overlap_add(parts: list[Tensor], stride: int) -> Tensor:
+    """Join segments `[channels, n]` that start every `stride` samples, faded over their overlap.
+
+    Weights rise from both ends of a segment to its middle; where segments overlap, each counts by
+    its share of the weights.
+    """
+    n_samples = stride * (len(parts) - 1) + parts[-1].shape[1]
+    position = torch.linspace(0, 1, parts[0].shape[1] + 2)[1:-1]
+    triangle = 0.5 - (position - 0.5).abs()
+    audio = torch.zeros(len(parts[0]), n_samples)
+    total = torch.zeros(n_samples)
+    for i, part in enumerate(parts):
+        where = slice(i * stride, i * stride + part.shape[1])
+        weight = triangle[: part.shape[1]]
+        audio[:, where] += weight * part
+        total[where] += weight
+    return audio / total
+
+
+def read_encodec(path: Path) -> Encodec:
+    """Read a checkpoint.
+
+    Args:
+        path: an original `.th` file, or Hugging Face's folder or the safetensors file in it.
+
+    Raises:
+        ModelError: missing, damaged, truncated or of another model; the tensor at fault is named.
+    """
+    checkpoint = Checkpoint(path)
+    if checkpoint.config:
+        name, network, n_codebooks, size = _from_config(checkpoint)
+        prefix, codebook = "layers.", "quantizer.layers.{}.codebook."
+    else:
+        name = _which(checkpoint)
+        network, size = SEANETS[name], 1024
+        n_codebooks = {"encodec_24khz": 32, "encodec_48khz": 16}[name]
+        prefix, codebook = "model.", "quantizer.vq.layers.{}._codebook."
+    books = [
+        checkpoint.take(codebook.format(i) + "embed", (size, network.dim))
+        for i in range(n_codebooks)
+    ]
+    model = Encodec(name, network, torch.stack(books))
+    for part in ("encoder", "decoder"):
+        names = _names(getattr(model, part), f"{part}.{prefix}", original=not checkpoint.config)
+        checkpoint.fill(getattr(model, part), names.__getitem__)
+    for statistic in ("inited", "cluster_size", "embed_avg"):
+        checkpoint.drop(f"codebook.{statistic}")
+    checkpoint.finish()
+    return model.eval().requires_grad_(False)
+
+
+def _which(checkpoint: Checkpoint) -> str:
+    """The name of the original model whose tensors these are."""
+    normed = "encoder.model.0.conv.norm.weight" in checkpoint
+    name = "encodec_48khz" if normed else "encodec_24khz"
+    weight = f"encoder.model.0.conv.conv.weight{'' if normed else '_v'}"
+    if checkpoint.shape(weight)[1] != SEANETS[name].channels:
+        raise ModelError(f"tensor {weight} of {checkpoint.path} is not that of {name}")
+    return name
+
+
+def _names(network: nn.Module, prefix: str, *, original: bool) -> dict[str, str]:
+    """Their names of our parameters."""
+    transposed = [n for n, m in network.named_modules() if isinstance(m, nn.ConvTranspose1d)]
+    names = {}
+    for ours, _ in network.named_parameters():
+        name = ours.removeprefix("chain.layers.").replace(".block.layers.", ".block.")
+        name = name.replace(".body.", ".").replace("skip", "shortcut")
+        if original:
+            is_transposed = any(ours.startswith(f"{layer}.") for layer in transposed)
+            is_transposed |= f"{ours.rpartition('.norm.')[0]}.conv" in transposed
+            kind = "convtr" if is_transposed else "conv"
+            name = name.replace(".conv.", f".{kind}.{kind}.").replace(".norm.", f".{kind}.norm.")
+        names[ours] = prefix + name
+    return names
+
+
+def _from_config(checkpoint: Checkpoint) -> tuple[str, SEANetConfig, int, int]:
+    """Name, network, number and size of codebooks that a `config.json` describes."""
+    config = checkpoint.config
+    where = f"config.json of {checkpoint.path}"
+    if config.get("model_type") != "encodec":
+        raise ModelError(f"{where} is not of an EnCodec model but of {config.get('model_type')!r}")
+    try:
+        ratios = config["upsampling_ratios"]
+        segments = None
+        if config["chunk_length_s"] is not None:
+            segments = SegmentConfig(
+                float(config["chunk_length_s"]), config["overlap"] or 0.0, config["normalize"]
+            )
+        elif config["normalize"]:
+            raise ModelError(f"{where} wants normalised audio without segments; none is known so")
+        if config["trim_right_ratio"] != 1.0:
+            raise ModelError(f"{where} has trim_right_ratio {config['trim_right_ratio']}, not 1")
+        kernels = (config["kernel_size"], config["last_kernel_size"])
+        growth, units = config["dilation_growth_rate"], config["num_residual_layers"]
+        network = SEANetConfig(
+            sample_rate=config["sampling_rate"],
+            channels=config["audio_channels"],
+            dim=config["hidden_size"],
+            width=config["num_filters"],
+            strides=tuple(reversed(ratios)),
+            encoder_kernels=kernels,
+            decoder_kernels=kernels,
+            residual_kernel=config["residual_kernel_size"],
+            dilations=tuple(growth**i for i in range(units)),
+            compress=config["compress"],
+            convolved_skip=config.get("use_conv_shortcut", True),
+            lstm_layers=config["num_lstm_layers"],
+            norm=config["norm_type"],
+            padding="reflect" if config["pad_mode"] == "reflect" else "zeros",
+            causal=config["use_causal_conv"],
+            segments=segments,
+        )
+        size = config["codebook_size"]
+        frame_rate = -(-network.sample_rate // network.hop_length)
+        bits = (size - 1).bit_length()
+        n_codebooks = int(1000 * config["target_bandwidths"][-1] // (frame_rate * bits))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"{where} is damaged or lacks a field: {error}") from None
+    if n_codebooks < 1:
+        raise ModelError(f"{where} leaves room for no codebook in its target_bandwidths")
+    kilohertz = f"{network.sample_rate / 1000:g}khz"
+    return f"encodec_{kilohertz}", network, n_codebooks, size

@@ -1,0 +1,41 @@
+"""What every published codec offers, whatever lies between its latents and its codes."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class PublishedCodec(ABC, nn.Module):
+    """A published codec in torch: audio <-> latents <-> codes, whole recordings at a time.
+
+    Attributes:
+        name: of the model.
+        sample_rate: Hz.
+        channels: of the audio, coded together.
+        hop_length: samples per frame.
+        n_codebooks: how many there are.
+        codebook_size: codewords per codebook.
+    """
+
+    name: str
+    sample_rate: int
+    channels: int
+    hop_length: int
+    n_codebooks: int
+    codebook_size: int
+
+    @abstractmethod
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio `[batch, channels, n_samples]` in [-1, 1] -> latents `[batch, n_frames, dim]`."""
+
+    @abstractmethod
+    def quantize(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
+        """Latents -> codes `[batch, n_frames, n_codebooks]`, of all codebooks or the first few."""
+
+    @abstractmethod
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Codes `[batch, n_frames, any prefix]` -> latents `[batch, n_frames, dim]`."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> audio `[batch, channels, n_frames * hop_length]`, or a little less."""

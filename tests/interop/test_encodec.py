@@ -1,0 +1,237 @@
+"""EnCodec checkpoints: the `encodec` package and transformers as references."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from rvq.cli.app import app
+from rvq.errors import InputError, ModelError
+from rvq.interop.checkpoint import find
+from rvq.interop.encodec import read_encodec
+
+transformers = pytest.importorskip("transformers")
+
+MODELS = {"encodec_24khz": (24_000, 1, 32), "encodec_48khz": (48_000, 2, 16)}
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def original(request, encodec, clips, strengthen, codebooks_from, tmp_path_factory):
+    """The package's model, the path of its state dict, and ours read from there."""
+    name = request.param
+    rate, channels, n_codebooks = MODELS[name]
+    torch.manual_seed(0)
+    make = encodec.EncodecModel
+    build = make.encodec_model_24khz if channels == 1 else make.encodec_model_48khz
+    theirs = build(pretrained=False).requires_grad_(False)
+    strengthen(theirs)
+    latents = [theirs.encoder(x[:, :, :rate]).transpose(1, 2) for x in clips(rate, channels)]
+    books = codebooks_from(latents, n_codebooks, 1024)
+    for layer, book in zip(theirs.quantizer.vq.layers, books, strict=True):
+        layer._codebook.embed.copy_(book)
+    path = tmp_path_factory.mktemp("original") / f"{name}.th"
+    torch.save(theirs.state_dict(), path)
+    return theirs, path, read_encodec(path)
+
+
+@pytest.mark.parametrize("kbps", [3.0, 24.0])
+@pytest.mark.parametrize("seconds", [0.01, 1.9876])
+def test_same_codes_and_audio_as_the_package(original, clips, kbps, seconds):
+    theirs, _, ours = original
+    theirs.set_target_bandwidth(kbps)
+    n_codebooks = int(kbps * 1000 / (ours.sample_rate / ours.hop_length * 10))
+    for clip in clips(ours.sample_rate, ours.channels):
+        audio = clip[:, :, : round(seconds * ours.sample_rate)]
+        frames = theirs.encode(audio)
+        segments = ours.compress(audio[0], n_codebooks)
+        assert len(segments) == len(frames)
+        for (codes, scale), segment in zip(frames, segments, strict=True):
+            assert (torch.from_numpy(segment.codes) == codes[0].T).all()
+            assert len(set(segment.codes[:, 0])) > len(segment.codes) // 8
+            if scale is not None:
+                assert segment.scale == pytest.approx(float(scale))
+        expected = theirs.decode(frames)[0, :, : audio.shape[2]]
+        output = ours.decompress(segments, audio.shape[2])
+        assert output.std() > 1e-3 or seconds < 1
+        torch.testing.assert_close(output, expected, atol=1e-4, rtol=0)
+
+
+def test_models_are_told_apart(original):
+    _, path, ours = original
+    assert ours.name == path.stem
+    rate, channels, n_codebooks = MODELS[path.stem]
+    assert (ours.sample_rate, ours.channels, ours.n_codebooks) == (rate, channels, n_codebooks)
+    with pytest.raises(InputError, match=rf"\[{channels}, n_samples\]"):
+        ours.compress(torch.zeros(3, 100))
+    with pytest.raises(InputError, match="no segments"):
+        ours.decompress([], 5)
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def hugging_face(request, clips, strengthen, codebooks_from, tmp_path_factory):
+    """transformers' model, the folder it was saved to, and ours read from there."""
+    name = request.param
+    rate, channels, n_codebooks = MODELS[name]
+    fields = {"num_filters": 8}
+    if channels == 2:
+        fields |= {
+            "target_bandwidths": [3.0, 6.0, 12.0, 24.0],
+            "sampling_rate": rate,
+            "audio_channels": 2,
+            "normalize": True,
+            "chunk_length_s": 1.0,
+            "overlap": 0.01,
+            "norm_type": "time_group_norm",
+            "use_causal_conv": False,
+        }
+    torch.manual_seed(0)
+    theirs = transformers.EncodecModel(transformers.EncodecConfig(**fields)).eval()
+    theirs.requires_grad_(False)
+    strengthen(theirs)
+    latents = [theirs.encoder(x[:, :, :rate]).transpose(1, 2) for x in clips(rate, channels)]
+    books = codebooks_from(latents, n_codebooks, 1024)
+    for layer, book in zip(theirs.quantizer.layers, books, strict=True):
+        layer.codebook.embed.copy_(book)
+    folder = tmp_path_factory.mktemp(name)
+    theirs.save_pretrained(folder)
+    return theirs, folder, read_encodec(folder)
+
+
+@pytest.mark.parametrize("kbps", [3.0, 24.0])
+def test_same_codes_and_audio_as_transformers(hugging_face, clips, kbps):
+    theirs, folder, ours = hugging_face
+    assert ours.name == folder.name.rstrip("0123456789")
+    n_codebooks = int(kbps * 1000 / (ours.sample_rate / ours.hop_length * 10))
+    for clip in clips(ours.sample_rate, ours.channels):
+        audio = clip[:, :, : round(1.7 * ours.sample_rate)]
+        encoded = theirs.encode(audio, bandwidth=kbps)
+        segments = ours.compress(audio[0], n_codebooks)
+        assert len(segments) == len(encoded.audio_codes)
+        for codes, segment in zip(encoded.audio_codes, segments, strict=True):
+            codes = codes[0].T[: len(segment.codes)]
+            assert (torch.from_numpy(segment.codes) == codes).all()
+        expected = theirs.decode(
+            encoded.audio_codes,
+            encoded.audio_scales,
+            last_frame_pad_length=encoded.last_frame_pad_length,
+        ).audio_values[0, :, : audio.shape[2]]
+        output = ours.decompress(segments, audio.shape[2])
+        torch.testing.assert_close(output, expected, atol=1e-4, rtol=0)
+
+
+def test_damaged_folders_are_refused_by_the_tensor(hugging_face, tmp_path):
+    _, folder, _ = hugging_face
+    config, file = tmp_path / "config.json", tmp_path / "model.safetensors"
+    config.write_text((folder / "config.json").read_text())
+    whole = (folder / "model.safetensors").read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"truncated: it ends before tensor \w+\.layers\.\d+"):
+        read_encodec(tmp_path)
+    file.write_bytes(whole[:100])
+    with pytest.raises(ModelError, match="truncated in its header"):
+        read_encodec(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    for change, message in (
+        ({"encoder.layers.3.conv.bias": None}, r"no tensor encoder\.layers\.3\.conv\.bias"),
+        ({"encoder.layers.3.conv.bias": torch.ones(5)}, r"conv\.bias of .* shape \[5\] and not"),
+        ({"decoder.more": torch.ones(5)}, r"a tensor decoder\.more that the model lacks"),
+        (
+            {"quantizer.layers.2.codebook.embed": torch.full((1024, 128), torch.nan)},
+            r"quantizer\.layers\.2\.codebook\.embed .* not finite",
+        ),
+    ):
+        changed = {n: t for n, t in (tensors | change).items() if t is not None}
+        save_file(changed, file)
+        with pytest.raises(ModelError, match=message):
+            read_encodec(tmp_path)
+    save_file(tensors, file)
+    fields = json.loads(config.read_text())
+    for change, message in (
+        ({"model_type": "dac"}, "not of an EnCodec model"),
+        ({"target_bandwidths": [0.1]}, "no codebook"),
+        ({"hidden_size": 64}, r"tensor quantizer\.layers\.0"),
+        ({"upsampling_ratios": None}, "damaged or lacks a field"),
+        ({"trim_right_ratio": 0.5}, "trim_right_ratio"),
+    ):
+        config.write_text(json.dumps(fields | change))
+        with pytest.raises(ModelError, match=message):
+            read_encodec(tmp_path)
+    config.write_text("{")
+    with pytest.raises(ModelError, match="no JSON"):
+        read_encodec(tmp_path)
+
+
+def test_damaged_originals_are_refused(original, tmp_path):
+    theirs, path, _ = original
+    with pytest.raises(ModelError, match="no checkpoint at"):
+        read_encodec(tmp_path / "none.th")
+    with pytest.raises(ModelError, match="no checkpoint in"):
+        read_encodec(tmp_path)
+    file = tmp_path / "damaged.th"
+    file.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="damaged or truncated"):
+        read_encodec(file)
+    state = theirs.state_dict()
+    bias = "decoder.model.3.convtr.convtr.bias"
+    del state[bias]
+    torch.save(state, file)
+    with pytest.raises(ModelError, match=f"no tensor {bias}"):
+        read_encodec(file)
+    torch.save([1, 2], file)
+    with pytest.raises(ModelError, match="no state dict"):
+        read_encodec(file)
+
+
+def test_models_to_train_on_are_the_same(hugging_face, clips):
+    _, _, ours = hugging_face
+    if not ours.network.causal:
+        with pytest.raises(InputError, match="causal networks on one channel"):
+            ours.codec_model()
+        return
+    model = ours.codec_model()
+    audio = clips(24_000, 1)[0][0]
+    latents = model.encode(audio)
+    torch.testing.assert_close(latents, ours.encode(audio[None]), atol=1e-5, rtol=1e-5)
+    assert (model.quantizer(latents, 8).codes[..., :8] == ours.quantize(latents, 8)).all()
+    assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_imported_models_run_without_torch(tmp_path, clips):
+    from rvq import Codec
+
+    torch.manual_seed(0)
+    fields = {"num_filters": 4, "upsampling_ratios": [4, 2], "hidden_size": 16}
+    fields["target_bandwidths"] = [240.0]
+    theirs = transformers.EncodecModel(transformers.EncodecConfig(**fields)).eval()
+    for i, layer in enumerate(theirs.quantizer.layers):
+        layer.codebook.embed.copy_(torch.randn(1024, 16) * 0.1 * 0.9**i)
+    theirs.save_pretrained(tmp_path / "theirs")
+    command = ["import", "encodec", str(tmp_path / "theirs"), str(tmp_path / "ours")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "encodec_24khz" in result.output
+    audio = clips(24_000, 1)[0][0, :, :12_000]
+    codec = Codec.load(tmp_path / "ours")
+    codes = codec.encode(audio.numpy(), 24_000)
+    expected = theirs.encode(audio[None], bandwidth=240.0).audio_codes[0, 0].T
+    assert expected.shape[1] == 8
+    equal = torch.from_numpy(codes.indices[0]) == expected
+    assert equal.float().mean() > 0.99  # the runtime's sums round otherwise
+    again = CliRunner().invoke(app, command)
+    assert isinstance(again.exception, InputError)
+    assert "--force" in str(again.exception)
+
+
+def test_hub_names_are_refused_where_there_is_no_hub(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(hub, "snapshot_download", unreachable)
+    with pytest.raises(ModelError, match=r"cannot be downloaded \(no route to host\)"):
+        find("owner/name")
+    with pytest.raises(ModelError, match="no checkpoint at missing"):
+        find("missing")
