@@ -4,36 +4,22 @@ Two layouts are read: the original state dicts (`.th`), whose shapes tell which 
 they are, and folders of Hugging Face's `EncodecModel`, whose `config.json` may describe others.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rvq.errors import InputError, ModelError
 from rvq.interop.checkpoint import Checkpoint
+from rvq.interop.ecdc import Segment
 from rvq.interop.published import PublishedCodec
+from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig
 from rvq.nn.convolution import fold_weight_norm
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
 from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder, SegmentConfig
 from rvq.quantize.search import Search, decode
-
-
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """Codes of a stretch of a recording: of all of it where the model is causal.
-
-    Attributes:
-        codes: `[n_frames, n_codebooks]`.
-        scale: loudness that the stretch was divided by; 1 for models that do not normalise.
-    """
-
-    codes: npt.NDArray[np.int64]
-    scale: float = 1.0
 
 
 class Encodec(PublishedCodec):
@@ -192,6 +178,24 @@ def read_encodec(path: Path) -> Encodec:
         checkpoint.fill(getattr(model, part), names.__getitem__)
     for statistic in ("inited", "cluster_size", "embed_avg"):
         checkpoint.drop(f"codebook.{statistic}")
+    checkpoint.finish()
+    return model.eval().requires_grad_(False)
+
+
+def read_language_model(path: Path) -> CodeTransformer:
+    """Read the checkpoint of a language model of `.ecdc` files.
+
+    Raises:
+        ModelError: missing, damaged, truncated or of another model; the tensor at fault is named.
+    """
+    checkpoint = Checkpoint(path)
+    n_codebooks = 32 if "emb.16.weight" in checkpoint else 16
+    frame_rate = 75 if n_codebooks == 32 else 150
+    config = CodeTransformerConfig(n_codebooks=n_codebooks, past_frames=int(3.5 * frame_rate))
+    model = CodeTransformer(config)
+    checkpoint.fill(
+        model, lambda n: f"transformer.{n}" if n.startswith(("layers", "norm_in")) else n
+    )
     checkpoint.finish()
     return model.eval().requires_grad_(False)
 
