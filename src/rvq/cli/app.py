@@ -2,7 +2,21 @@
 
 import typer
 
-from rvq.cli import data, decode, encode, evaluate, export, info, play, serve, train, trim
+from rvq.cli import (
+    data,
+    decode,
+    detokenize,
+    encode,
+    evaluate,
+    export,
+    import_,
+    info,
+    play,
+    serve,
+    tokenize,
+    train,
+    trim,
+)
 
 app = typer.Typer(
     help="Residual vector quantization of audio and speech.",
@@ -17,6 +31,9 @@ app.command()(trim.trim)
 app.command()(play.play)
 app.command(name="eval")(evaluate.evaluate)
 app.command()(serve.serve)
+app.command()(tokenize.tokenize)
+app.command()(detokenize.detokenize)
 app.command()(train.train)
 app.command()(export.export)
+app.command(name="import")(import_.import_)
 app.add_typer(data.app, name="data", help="Training data.")

@@ -1,0 +1,51 @@
+"""`rvq tokenize`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvq.cli.arguments import Model
+from rvq.codec.models import DEFAULT_MODEL
+
+
+def tokenize(
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder, quoted glob, WebDataset .tar, or manifest (.jsonl, .csv)."),
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of the Parquet.")],
+    bitrate: Annotated[float, typer.Option(help="kbps per channel, 0.75 to 12.")] = 6.0,
+    model: Model = DEFAULT_MODEL,
+    mono: Annotated[bool, typer.Option("--mono", help="Average the channels.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster that does it, or auto, or local.")
+    ] = None,
+    shard_mb: Annotated[
+        float | None,
+        typer.Option(help="MiB of recordings per shard; default a 64th of all, 4 to 256."),
+    ] = None,
+) -> None:
+    """Turn many recordings into Parquet of codes. The same command resumes what was stopped."""
+    from rvq.cli.tally import tally
+    from rvq.corpus.tokenize import tokenize as run
+
+    with tally(source) as report:
+        done = run(
+            source,
+            folder,
+            bitrate=bitrate,
+            model=model,
+            mono=mono,
+            workers=workers,
+            ray=ray,
+            shard_bytes=None if shard_mb is None else round(shard_mb * 2**20),
+            progress=report,
+        )
+    typer.echo(
+        f"{folder}: {done.n_recordings} recordings, {done.seconds / 3600:.2f} h, "
+        f"{done.n_bytes} bytes in {len(done.shards)} shards"
+    )
+    if done.skipped:
+        typer.echo(f"rvq: {len(done.skipped)} files skipped, listed in {done.report}", err=True)

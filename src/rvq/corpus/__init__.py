@@ -1,0 +1,1 @@
+"""Codes at work: many recordings <-> Parquet, loading for training, what codes alone can tell."""

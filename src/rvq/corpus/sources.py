@@ -1,0 +1,194 @@
+"""Which files are to be tokenised: folders, globs, tar shards and manifests, in one fixed order."""
+
+import csv
+import glob
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from rvq.errors import InputError
+
+_AUDIO = (
+    "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64 wv sph nist voc "
+    "m4a mp4 m4b aac wma webm mka mkv mov ac3 eac3 amr g722 gsm ape tta"
+)
+AUDIO_ENDINGS = frozenset(f".{ending}" for ending in _AUDIO.split())
+"""What counts as audio in a folder or a tar; manifests and globs may name anything."""
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+_PATH_FIELDS = ("path", "audio_filepath", "audio_path", "audio", "file", "filename", "wav")
+_KEY_FIELDS = ("key", "id")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to tokenise: one recording, or a tar with many.
+
+    Attributes:
+        key: name in the output, unique: the path below the folder or as the manifest has it.
+        path: where the file is.
+        n_bytes: its size, 0 where there is no such file.
+        metadata: other fields of a manifest, as JSON.
+    """
+
+    key: str
+    path: str
+    n_bytes: int
+    metadata: str | None = None
+
+    @property
+    def is_tar(self) -> bool:
+        """Whether it is a tar of recordings."""
+        return self.path.lower().endswith(TAR_ENDINGS)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A recording in a tar: its key there, the bytes of the file, and its `.json` or `.txt`."""
+
+    key: str
+    data: bytes
+    metadata: str | None
+
+
+def list_sources(source: str) -> Iterator[Source]:
+    """Everything below a folder, matched by a glob, in a tar, or listed in a manifest.
+
+    The order depends on names alone.
+
+    Args:
+        source: folder; glob; `.tar`; or a manifest, `.jsonl` or `.csv`, with a column `path` (or
+            NeMo's `audio_filepath`), relative to the manifest, and perhaps `key`.
+
+    Raises:
+        InputError: there is nothing, or a manifest that cannot be used.
+    """
+    path = Path(source)
+    if path.is_dir():
+        yield from _in_folder(path)
+    elif path.is_file():
+        if path.suffix.lower() in (".jsonl", ".json", ".csv", ".tsv"):
+            yield from _in_manifest(path)
+        else:
+            yield _source(path.name, path)
+    elif glob.has_magic(source):
+        fixed = Path(*_leading_parts(path))
+        for found in sorted(glob.iglob(source, recursive=True)):
+            if os.path.isfile(found):
+                yield _source(os.path.relpath(found, fixed), Path(found))
+    else:
+        raise InputError(f"no {source}: give a folder, a quoted glob, a .tar or a manifest")
+
+
+def _leading_parts(pattern: Path) -> list[str]:
+    parts: list[str] = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return parts
+
+
+def _source(key: str, path: Path, metadata: str | None = None) -> Source:
+    try:
+        n_bytes = path.stat().st_size
+    except OSError:
+        n_bytes = 0
+    # Names that are no UTF-8 are spelled out: Parquet's text is UTF-8.
+    name = os.fsencode(key).decode("utf-8", "backslashreplace").replace(os.sep, "/")
+    return Source(name, str(path), n_bytes, metadata)
+
+
+def _in_folder(folder: Path) -> Iterator[Source]:
+    """One directory in memory at a time."""
+    for current, below, names in os.walk(folder):
+        below.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in AUDIO_ENDINGS or name.lower().endswith(TAR_ENDINGS):
+                path = Path(current, name)
+                yield _source(os.path.relpath(path, folder), path)
+
+
+def _in_manifest(manifest: Path) -> Iterator[Source]:
+    seen: set[str] = set()
+    for number, row in _rows(manifest):
+        place = f"{manifest}, entry {number}"
+        path_field = next((name for name in _PATH_FIELDS if row.get(name)), None)
+        if path_field is None:
+            raise InputError(f"{place} has no path; its field is to be called path")
+        path = str(row[path_field])
+        key_field = next((name for name in _KEY_FIELDS if row.get(name)), path_field)
+        key = str(row[key_field])
+        if key in seen:
+            raise InputError(f"{place} repeats {key!r}; every recording needs a key of its own")
+        seen.add(key)
+        rest = {k: v for k, v in row.items() if k not in (path_field, key_field) and v is not None}
+        metadata = json.dumps(rest, ensure_ascii=False) if rest else None
+        yield _source(key, manifest.parent / path, metadata)
+
+
+def _rows(manifest: Path) -> Iterator[tuple[int, dict]]:
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            if manifest.suffix.lower() in (".csv", ".tsv"):
+                mark = "\t" if manifest.suffix.lower() == ".tsv" else ","
+                yield from enumerate(csv.DictReader(file, delimiter=mark), 1)
+            else:
+                yield from _json_lines(file, manifest)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{manifest} is no manifest: {error}") from None
+
+
+def _json_lines(file: IO[str], manifest: Path) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise InputError(f"{manifest}, line {number} is not a JSON object; give one per line")
+        yield number, row
+
+
+def tar_members(tar: Path) -> Iterator[Member]:
+    """The recordings of a tar in WebDataset's layout: files of one stem in a row belong together.
+
+    Raises:
+        InputError: the tar is missing or damaged; members before the damage have been yielded.
+    """
+    stem = ""
+    group: dict[str, bytes] = {}
+    try:
+        with tarfile.open(tar, "r|*") as archive:
+            for entry in archive:
+                if not entry.isfile():
+                    continue
+                path = PurePosixPath(entry.name)
+                new = str(path.parent / path.name.split(".")[0])
+                if new != stem:
+                    yield from _recordings(group)
+                    stem, group = new, {}
+                if path.suffix.lower() in AUDIO_ENDINGS | {".json", ".txt"}:
+                    content = archive.extractfile(entry)
+                    group[entry.name] = content.read() if content else b""
+        yield from _recordings(group)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(f"{tar} is damaged or cannot be read: {error}") from None
+
+
+def _recordings(group: dict[str, bytes]) -> Iterator[Member]:
+    metadata = None
+    for name, data in group.items():
+        text = data.decode("utf-8", "replace") if name.endswith((".json", ".txt")) else ""
+        if name.endswith(".json"):
+            metadata = text
+        elif name.endswith(".txt") and metadata is None:
+            metadata = json.dumps({"text": text.strip()}, ensure_ascii=False)
+    for name, data in group.items():
+        if PurePosixPath(name).suffix.lower() in AUDIO_ENDINGS:
+            yield Member(name, data, metadata)
