@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from rvq.train.config import TrainConfig, read_config, shipped_config
-from rvq.train.losses import time_loss
 from rvq.train.trainer import Trainer
 
 
@@ -64,8 +63,7 @@ def main() -> None:
             run.model.decode(latents, audio.shape[1]).float().sum().backward()
 
     def losses() -> None:
-        total = sum(run.spectral_loss(output, audio).values()) + time_loss(output, audio)
-        torch.autograd.grad(total, output)
+        torch.autograd.grad(sum(run.losses(output, audio).values()), output)
 
     def quantizer() -> None:
         run.model.quantizer(torch.randn(len(audio), config.data.crop_frames + 2, 128))
@@ -74,8 +72,9 @@ def main() -> None:
         "network, forward and backward": network,
         "reconstruction losses, forward and backward": losses,
         "quantizer": quantizer,
-        "Muon": lambda: run.optimizers["muon"].step(),
     }
+    if "muon" in run.optimizers:
+        parts["Muon"] = run.optimizers["muon"].step
     for name, part in parts.items():
         print(f"  {name}: {1000 * median(part, 10):.0f} ms")
 

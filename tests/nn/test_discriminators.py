@@ -1,10 +1,19 @@
 """Discriminators: what they see, and that silence does no harm."""
 
+import importlib
+import types
+
 import pytest
 import torch
 
 from rvq.errors import InputError
-from rvq.nn.discriminators import DiscriminatorConfig, MultiScaleSTFTDiscriminator
+from rvq.nn.discriminators import (
+    DiscriminatorConfig,
+    MultiScaleSTFTDiscriminator,
+    build_discriminator,
+)
+from rvq.nn.encodec_discriminator import EncodecDiscriminatorConfig
+from rvq.nn.soundstream_discriminators import SoundStreamDiscriminatorConfig
 
 CONFIG = DiscriminatorConfig(n_ffts=(256, 128), channels=4)
 
@@ -64,3 +73,69 @@ def test_judgements_are_of_patches(discriminator, speech):
 def test_impossible_windows_are_refused(n_fft):
     with pytest.raises(InputError, match=f"multiples of 4.*{n_fft}"):
         DiscriminatorConfig(n_ffts=(512, n_fft))
+
+
+@pytest.mark.parametrize("n_samples", [4096, 5000])
+def test_encodec_discriminators_are_theirs(encodec, speech, monkeypatch, n_samples):
+    class Spectrogram(torch.nn.Module):
+        """The transform that the reference takes from torchaudio."""
+
+        def __init__(self, n_fft, hop_length, win_length, window_fn, normalized, center, **_):
+            super().__init__()
+            assert (normalized, center, win_length) == (True, False, n_fft)
+            self.n_fft, self.hop = n_fft, hop_length
+            self.register_buffer("window", window_fn(n_fft), persistent=False)
+
+        def forward(self, x):
+            spectrum = torch.stft(
+                x[:, 0], self.n_fft, self.hop, window=self.window, center=False, return_complex=True
+            )
+            return spectrum[:, None] / self.window.square().sum().sqrt()
+
+    transforms = types.SimpleNamespace(Spectrogram=Spectrogram)
+    monkeypatch.setattr(
+        importlib.import_module("torchaudio"), "transforms", transforms, raising=False
+    )
+    module = importlib.import_module("encodec.msstftd")
+    torch.manual_seed(0)
+    sizes = (2048, 512)
+    theirs = module.MultiScaleSTFTDiscriminator(
+        4, n_ffts=sizes, hop_lengths=[n // 4 for n in sizes], win_lengths=sizes
+    )
+    config = EncodecDiscriminatorConfig(n_ffts=sizes, channels=4)
+    ours = build_discriminator(config)
+    values = list(theirs.state_dict().values())
+    ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)))
+    audio = torch.from_numpy(speech[:, 10_000 : 10_000 + n_samples]).repeat(2, 1)
+    judgements, features = theirs(audio[:, None])
+    for i, (judgement, seen) in enumerate(ours(audio)):
+        torch.testing.assert_close(judgement, judgements[i], atol=1e-5, rtol=1e-4)
+        for mine, reference in zip(seen, features[i], strict=True):
+            torch.testing.assert_close(mine, reference, atol=1e-5, rtol=1e-4)
+
+
+def test_soundstream_discriminators_hear_at_their_rates(speech):
+    torch.manual_seed(0)
+    discriminators = build_discriminator(
+        SoundStreamDiscriminatorConfig(wave_channels=4, stft_channels=4)
+    )
+    audio = torch.from_numpy(speech[:, 10_000:26_384]).repeat(2, 1)
+    judged = discriminators(audio)
+    assert [judgement.shape[2] for judgement, _ in judged] == [64, 32, 16, 7]
+    assert judged[3][0].shape == (2, 1, 7, 1)  # a judgement per 8 hops of all frequencies
+    assert [x.shape[1] for x in judged[0][1]] == [4, 16, 64, 256, 256, 256]
+    assert [x.shape[1] for x in judged[3][1]] == [4, 8, 16, 16, 32, 32, 64]
+    assert [x.shape[3] for x in judged[3][1]] == [512, 256, 128, 64, 32, 16, 8]
+    # The second hears the first's audio at half its rate.
+    low = torch.nn.functional.avg_pool1d(audio, 4, 2, padding=1, count_include_pad=False)
+    torch.testing.assert_close(discriminators.waves[1](low)[0], judged[1][0])
+
+
+@pytest.mark.parametrize("config", [EncodecDiscriminatorConfig(), SoundStreamDiscriminatorConfig()])
+def test_gradients_of_the_papers_discriminators(config):
+    discriminator = build_discriminator(config)
+    silence = torch.zeros(1, 4_096, requires_grad=True)
+    total = sum(j.sum() + sum(x.sum() for x in f) for j, f in discriminator(silence))
+    (gradient,) = torch.autograd.grad(total, silence)
+    assert gradient.isfinite().all()
+    assert gradient.any()

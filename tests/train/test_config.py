@@ -27,6 +27,13 @@ def test_a_configuration_survives_its_way_through_a_checkpoint():
     assert config_from_dict(asdict(config), "checkpoint") == config
 
 
+@pytest.mark.parametrize("kind", ["fast", "encodec", "soundstream"])
+def test_discriminators_by_name(kind):
+    config = config_from_dict({"discriminator": kind}, "here")
+    assert config.discriminator.kind == kind
+    assert config_from_dict(asdict(config), "checkpoint") == config
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -44,6 +51,10 @@ def test_a_configuration_survives_its_way_through_a_checkpoint():
         ("loss: {n_ffts: [130, 512, 128]}", "multiples of 4"),
         ("discriminator: {n_ffts: [130]}", "multiples of 4"),
         ("discriminator: {bogus: 1}", "discriminator: unknown field 'bogus'"),
+        ("discriminator: {kind: encodec, bogus: 1}", "discriminator: unknown field 'bogus'"),
+        ("discriminator: nonesuch", "no kind 'nonesuch'; choose one of fast, encodec, soundstream"),
+        ("discriminator: {kind: encodec, n_ffts: [130]}", "multiples of 4"),
+        ("loss: {mel: 0, complex: 0, time: 0}", "at least one reconstruction loss"),
         ("schedule: {warmup_steps: 2.5}", "schedule.warmup_steps"),
         ("schedule: {betas: [0.8]}", "schedule.betas"),
         ("schedule: 7", "schedule"),

@@ -5,7 +5,11 @@ import pytest
 import torch
 
 from rvq.train.balancer import Balancer
+from rvq.train.config import LossConfig
 from rvq.train.losses import (
+    LogMelMagnitudeLoss,
+    MelMagnitudeLoss,
+    ReconstructionLosses,
     SpectralLoss,
     adversarial_losses,
     discriminator_loss,
@@ -171,3 +175,49 @@ def test_the_balancer_makes_weights_shares_of_the_gradient():
         again.gradient(losses(5), output, measure=True),
         balancer.gradient(losses(5), output, measure=True),
     )
+
+
+@pytest.mark.parametrize("kind", [MelMagnitudeLoss, LogMelMagnitudeLoss])
+def test_mel_magnitude_losses_by_plain_transforms(audio, kind):
+    noisy = audio + 0.1 * audio.roll(50, dims=1)
+    expected = []
+    for i in range(5, 12):
+        n_fft, mels = 2**i, []
+        for x in (noisy, audio):
+            x = torch.nn.functional.pad(x, (0, -x.shape[1] % (n_fft // 4)))
+            spectrum = torch.stft(
+                x.double(),
+                n_fft,
+                n_fft // 4,
+                window=torch.hann_window(n_fft, dtype=torch.float64),
+                pad_mode="constant",
+                return_complex=True,
+            ).transpose(1, 2)
+            spectrum = spectrum / torch.hann_window(n_fft).square().sum().sqrt()
+            mels.append(
+                spectrum.abs() @ torch.from_numpy(mel_filterbank(24_000, n_fft, 64)).double()
+            )
+        l1 = (mels[0] - mels[1]).abs().sum(-1)
+        if kind is LogMelMagnitudeLoss:
+            mels = [m.clamp(min=1e-5).log() for m in mels]
+        l2 = (mels[0] - mels[1]).square().sum(-1).sqrt()
+        factor = (n_fft / 2) ** 0.5 if kind is LogMelMagnitudeLoss else 1
+        expected.append((l1 + factor * l2).mean())
+    loss = kind(24_000)
+    assert float(loss(noisy, audio)) == pytest.approx(float(sum(expected) / 7), rel=1e-3)
+    silence = torch.zeros(1, 4_096, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(silence, audio[:, :4_096]), silence)
+    assert gradient.isfinite().all()
+
+
+def test_losses_without_weight_are_left_out(audio):
+    config = LossConfig(mel=0, complex=0, time=0.1, mel_magnitude=1)
+    losses = ReconstructionLosses(config, 24_000)
+    assert losses.weights == {"time": 0.1, "mel_magnitude": 1}
+    noisy = audio + 0.01
+    assert losses(noisy, audio).keys() == losses.weights.keys()
+    one = ReconstructionLosses(LossConfig(complex=0, time=0), 24_000)(noisy, audio)
+    both = ReconstructionLosses(LossConfig(), 24_000)(noisy, audio)
+    assert one.keys() == {"mel"}
+    assert both.keys() == {"mel", "complex", "time"}
+    assert one["mel"] == both["mel"]

@@ -1,13 +1,20 @@
 """Discriminators: small judges of short-time spectra that drive adversarial training."""
 
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from rvq.nn import stft
+from rvq.nn.encodec_discriminator import EncodecDiscriminator, EncodecDiscriminatorConfig
+from rvq.nn.soundstream_discriminators import (
+    SoundStreamDiscriminatorConfig,
+    SoundStreamDiscriminators,
+)
 
 
 @dataclass(frozen=True)
@@ -15,11 +22,13 @@ class DiscriminatorConfig:
     """Shape of a multi-scale STFT discriminator.
 
     Attributes:
+        kind: names it in a configuration.
         n_ffts: window lengths in samples, multiples of 4, one discriminator each; hops are half
             of it.
         channels: channels of the hidden layers.
     """
 
+    kind: Literal["fast"] = "fast"
     n_ffts: tuple[int, ...] = (2048, 1024, 512)
     channels: int = 24
 
@@ -77,3 +86,27 @@ class MultiScaleSTFTDiscriminator(nn.Module):
     def forward(self, audio: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         """Audio `[batch, n_samples]` -> judgements and features of every scale."""
         return [scale(audio) for scale in self.scales]
+
+
+def discriminator_kind(fields: Any) -> str:
+    """`fast`, `encodec` or `soundstream`: what a configuration, or its fields, is of."""
+    if isinstance(fields, dict):
+        return fields.get("kind", "fast")
+    return getattr(fields, "kind", "fast")
+
+
+AnyDiscriminatorConfig = Annotated[
+    Annotated[DiscriminatorConfig, Tag("fast")]
+    | Annotated[EncodecDiscriminatorConfig, Tag("encodec")]
+    | Annotated[SoundStreamDiscriminatorConfig, Tag("soundstream")],
+    Discriminator(discriminator_kind),
+]
+
+
+def build_discriminator(config: AnyDiscriminatorConfig) -> nn.Module:
+    """Untrained discriminators; audio `[batch, n_samples]` -> judgements and features of each."""
+    if isinstance(config, EncodecDiscriminatorConfig):
+        return EncodecDiscriminator(config)
+    if isinstance(config, SoundStreamDiscriminatorConfig):
+        return SoundStreamDiscriminators(config)
+    return MultiScaleSTFTDiscriminator(config)

@@ -1,18 +1,24 @@
 """What a training run is told: a YAML file validated against these dataclasses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from rvq.errors import InputError
 from rvq.nn import stft
-from rvq.nn.discriminators import DiscriminatorConfig
+from rvq.nn.discriminators import (
+    AnyDiscriminatorConfig,
+    DiscriminatorConfig,
+    discriminator_kind,
+)
+from rvq.nn.encodec_discriminator import EncodecDiscriminatorConfig
 from rvq.nn.model import CONFIGS, CodecConfig, network_kind
 from rvq.nn.quantizer import Share
 from rvq.nn.seanet import SEANetConfig
+from rvq.nn.soundstream_discriminators import SoundStreamDiscriminatorConfig
 from rvq.nn.spectral import SpectralConfig
 from rvq.train.yaml_file import read_yaml
 
@@ -41,6 +47,7 @@ class LossConfig:
 
     Attributes:
         mel, complex, time: reconstruction terms, see `rvq.train.losses`.
+        mel_magnitude, log_mel_magnitude: EnCodec's and SoundStream's multi-scale mel losses.
         adversarial, feature: discriminator terms, once `adversarial_start` is reached.
         waveform_codebooks: codebooks with which the waveform terms (`time` and `complex`) count in
             full; items with fewer count in proportion.
@@ -52,6 +59,8 @@ class LossConfig:
     mel: Weight = 1.0
     complex: Weight = 1.0
     time: Weight = 1.0
+    mel_magnitude: Weight = 0.0
+    log_mel_magnitude: Weight = 0.0
     adversarial: Weight = 0.4
     feature: Weight = 0.8
     waveform_codebooks: PositiveInt = 8
@@ -61,10 +70,17 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         stft.check_windows(self.n_ffts)
+        if not any(self.reconstruction().values()):
+            raise InputError("at least one reconstruction loss must have a weight above 0")
         if len(self.n_ffts) != len(self.n_mels):
             raise InputError(
                 f"n_mels must have one value per n_ffts: {len(self.n_ffts)}, got {len(self.n_mels)}"
             )
+
+    def reconstruction(self) -> dict[str, float]:
+        """Weights of the losses that compare recordings with their reconstructions."""
+        names = ("mel", "complex", "time", "mel_magnitude", "log_mel_magnitude")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,7 @@ class TrainConfig:
     Attributes:
         name: of the model that comes out.
         model: shape of the codec; a named configuration or its fields.
-        discriminator: shape of the discriminators.
+        discriminator: shape of the discriminators; `fast`, `encodec`, `soundstream`, or its fields.
         data, loss, schedule: see there.
         seed: of everything random.
         precision: `auto` is bf16 on GPUs and on CPUs with matrix units for it, else float32.
@@ -126,7 +142,7 @@ class TrainConfig:
 
     name: str = "speech_24khz"
     model: CodecConfig = field(default_factory=CodecConfig)
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    discriminator: AnyDiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -154,13 +170,30 @@ def config_from_dict(fields: object, origin: str) -> TrainConfig:
                 f"{origin}: no model {fields['model']!r}; choose one of {', '.join(CONFIGS)}"
             )
         fields = {**fields, "model": CONFIGS[fields["model"]]}
+    if isinstance(fields, dict) and isinstance(kind := fields.get("discriminator"), str):
+        fields = {**fields, "discriminator": {"kind": kind}}
     _refuse_unknown(fields, TrainConfig, origin)
     try:
         return TypeAdapter(TrainConfig).validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
+        kinds = {kind for _, variants in _VARIANTS.values() for kind in variants}
+        where = ".".join(str(part) for part in first["loc"] if part not in kinds) or "the file"
         raise InputError(f"{origin}: {where}: {first['msg'].lower()}") from None
+
+
+_VARIANTS: dict[str, tuple[Callable[[Any], str], dict[str, type]]] = {
+    "network": (network_kind, {"spectral": SpectralConfig, "seanet": SEANetConfig}),
+    "discriminator": (
+        discriminator_kind,
+        {
+            "fast": DiscriminatorConfig,
+            "encodec": EncodecDiscriminatorConfig,
+            "soundstream": SoundStreamDiscriminatorConfig,
+        },
+    ),
+}
+"""Fields with several shapes: how to tell which one is meant, and what they are."""
 
 
 def _refuse_unknown(fields: object, schema: type, where: str) -> None:
@@ -171,9 +204,14 @@ def _refuse_unknown(fields: object, schema: type, where: str) -> None:
     for name, value in fields.items():
         if name not in kinds:
             raise InputError(f"{where}: unknown field {name!r}; there are {', '.join(kinds)}")
-        kind = kinds[name]
-        if isinstance(kind, UnionType) and isinstance(value, dict):
-            kind = SEANetConfig if network_kind(value) == "seanet" else SpectralConfig
+        kind: type = kinds[name]
+        if isinstance(value, dict) and name in _VARIANTS:
+            which, variants = _VARIANTS[name]
+            if (chosen := which(value)) not in variants:
+                raise InputError(
+                    f"{where}: {name}: no kind {chosen!r}; choose one of {', '.join(variants)}"
+                )
+            kind = variants[chosen]
         if is_dataclass(kind):
             _refuse_unknown(value, kind, f"{where}: {name}")
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rvq.nn import distributed, stft
+from rvq.train.config import LossConfig
 
 Judgements = list[tuple[Tensor, list[Tensor]]]
 
@@ -84,6 +85,98 @@ class SpectralLoss(nn.Module):
                     compressed + (distance if weights is None else distance * weights).mean()
                 )
         return {"mel": mel / len(self.n_ffts), "complex": compressed / len(self.n_ffts)}
+
+
+class MelMagnitudeLoss(nn.Module):
+    """Distances of mel magnitudes at windows from 32 to 2,048 samples, as EnCodec has them.
+
+    Of every frame the L1 and the L2 norm of the difference, with equal weights (Défossez et al.
+    2022, equation 3).
+    """
+
+    def __init__(self, sample_rate: int, *, n_mels: int = 64) -> None:
+        super().__init__()
+        self.n_ffts = tuple(2**i for i in range(5, 12))
+        for n_fft in self.n_ffts:
+            filters = torch.from_numpy(mel_filterbank(sample_rate, n_fft, n_mels))
+            window = torch.hann_window(n_fft)
+            window = window / window.square().sum().sqrt()
+            self.register_buffer(f"filters_{n_fft}", filters, persistent=False)
+            self.register_buffer(f"window_{n_fft}", window, persistent=False)
+
+    def _mel(self, audio: Tensor, n_fft: int) -> Tensor:
+        """Mel magnitudes `[batch, n_frames, n_mels]`."""
+        real, imag = stft.centred(audio, getattr(self, f"window_{n_fft}"))
+        magnitude = (real.square() + imag.square() + 1e-12).sqrt()
+        return magnitude @ getattr(self, f"filters_{n_fft}")
+
+    def second_term(self, estimate: Tensor, target: Tensor, n_fft: int) -> Tensor:
+        """What is added to the L1 norm of every frame, `[batch, n_frames]`."""
+        return ((estimate - target).square().sum(-1) + 1e-12).sqrt()
+
+    def forward(self, reconstruction: Tensor, audio: Tensor) -> Tensor:
+        """Distance of `[batch, n_samples]` and the same."""
+        total = reconstruction.new_zeros(())
+        for n_fft in self.n_ffts:
+            with torch.no_grad():
+                target = self._mel(audio, n_fft)
+            estimate = self._mel(reconstruction, n_fft)
+            l1 = (estimate - target).abs().sum(-1)
+            total = total + (l1 + self.second_term(estimate, target, n_fft)).mean()
+        return total / len(self.n_ffts)
+
+
+class LogMelMagnitudeLoss(MelMagnitudeLoss):
+    """The same with L2 norms of logarithms, sqrt(window / 2) times, as SoundStream has them.
+
+    Zeghidour et al. (2021), equations 6 and 7, after Gritsenko et al. (2020).
+    """
+
+    def second_term(self, estimate: Tensor, target: Tensor, n_fft: int) -> Tensor:
+        """What is added to the L1 norm of every frame, `[batch, n_frames]`."""
+        of_estimate, of_target = (x.clamp(min=1e-5).log() for x in (estimate, target))
+        return (n_fft / 2) ** 0.5 * super().second_term(of_estimate, of_target, n_fft)
+
+
+class ReconstructionLosses(nn.Module):
+    """The losses that a configuration gives weight to, by name.
+
+    Args:
+        config: of the losses.
+        sample_rate: of the audio, Hz.
+
+    Attributes:
+        weights: of the losses, above 0.
+    """
+
+    def __init__(self, config: LossConfig, sample_rate: int) -> None:
+        super().__init__()
+        self.weights = {name: w for name, w in config.reconstruction().items() if w > 0}
+        self.spectral = None
+        if self.weights.keys() & {"mel", "complex"}:
+            self.spectral = SpectralLoss(sample_rate, config.n_ffts, config.n_mels)
+        kinds = {"mel_magnitude": MelMagnitudeLoss, "log_mel_magnitude": LogMelMagnitudeLoss}
+        self.magnitudes = nn.ModuleDict(
+            {name: kind(sample_rate) for name, kind in kinds.items() if name in self.weights}
+        )
+
+    def forward(
+        self, reconstruction: Tensor, audio: Tensor, weights: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Losses of `[batch, n_samples]` and the same.
+
+        Args:
+            reconstruction: what the model made.
+            audio: what it was to make.
+            weights: of the items in the losses that compare waveforms, `[batch]`; default equal.
+        """
+        losses = {}
+        if "time" in self.weights:
+            losses["time"] = time_loss(reconstruction, audio, weights)
+        if self.spectral is not None:
+            losses |= self.spectral(reconstruction, audio, weights)
+        losses |= {name: loss(reconstruction, audio) for name, loss in self.magnitudes.items()}
+        return {name: loss for name, loss in losses.items() if name in self.weights}
 
 
 def discriminator_loss(real: Judgements, fake: Judgements) -> Tensor:

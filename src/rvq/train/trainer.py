@@ -21,14 +21,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from rvq.errors import InputError, ModelError
 from rvq.nn import distributed
-from rvq.nn.discriminators import MultiScaleSTFTDiscriminator
+from rvq.nn.discriminators import build_discriminator
 from rvq.nn.export import read_exported
 from rvq.nn.model import CodecModel
 from rvq.nn.quantizer import Quantized
 from rvq.train.balancer import Balancer
 from rvq.train.config import ScheduleConfig, TrainConfig, config_from_dict
 from rvq.train.data import Crops, load_sources
-from rvq.train.losses import SpectralLoss, adversarial_losses, discriminator_loss, time_loss
+from rvq.train.losses import ReconstructionLosses, adversarial_losses, discriminator_loss
 
 _LINEAR_START_BATCHES = 16
 """Batches whose principal components the linear paths of a new model start from."""
@@ -57,17 +57,19 @@ def model_optimizers(
     }
     others = [p for p in model.parameters() if id(p) not in matrices]
     rate = schedule.learning_rate
-    return {
-        "muon": torch.optim.Muon(
-            list(matrices.values()),
-            lr=rate,
-            weight_decay=schedule.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        ),
+    optimizers: dict[str, torch.optim.Optimizer] = {
         "adamw": torch.optim.AdamW(
             others, lr=rate, betas=schedule.betas, weight_decay=0.0, fused=True
         ),
     }
+    if matrices:  # convolutional networks have none
+        optimizers["muon"] = torch.optim.Muon(
+            list(matrices.values()),
+            lr=rate,
+            weight_decay=schedule.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+    return optimizers
 
 
 class Trainer:
@@ -104,10 +106,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = CodecModel(config.model).to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.discriminator = MultiScaleSTFTDiscriminator(config.discriminator).to(self.device)
-        self.spectral_loss = SpectralLoss(
-            network.sample_rate, config.loss.n_ffts, config.loss.n_mels
-        ).to(self.device)
+        self.discriminator = build_discriminator(config.discriminator).to(self.device)
+        self.losses = ReconstructionLosses(config.loss, network.sample_rate).to(self.device)
         self.optimizers = model_optimizers(self.model, schedule)
         self.optimizers["discriminator"] = torch.optim.AdamW(
             self.discriminator.parameters(),
@@ -116,9 +116,10 @@ class Trainer:
             weight_decay=0.0,
             fused=True,
         )
-        weights = {n: getattr(config.loss, n) for n in ("time", "mel", "complex")}
-        weights |= {n: getattr(config.loss, n) for n in ("adversarial", "feature")}
-        self.balancer = Balancer(weights, reference="mel")
+        weights = self.losses.weights
+        reference = next(iter(weights))
+        weights = weights | {n: getattr(config.loss, n) for n in ("adversarial", "feature")}
+        self.balancer = Balancer(weights, reference=reference)
         self.step = 0
         self.seconds = 0.0
         self.data = data
@@ -182,8 +183,7 @@ class Trainer:
         # Losses act on a leaf, so that each one's gradient at the output is had by itself.
         reconstruction = output.detach().requires_grad_()
         weights = self._waveform_weights(quantized)
-        losses = {"time": time_loss(reconstruction, audio, weights)}
-        losses |= self.spectral_loss(reconstruction, audio, weights)
+        losses = self.losses(reconstruction, audio, weights)
         logs = {}
         adversarial = self.step >= schedule.adversarial_start * schedule.total_steps
         if adversarial:
@@ -206,8 +206,8 @@ class Trainer:
         logs["gradient_norm"] = nn.utils.clip_grad_norm_(
             self.model.parameters(), schedule.clip_norm
         )
-        self.optimizers["muon"].step()
-        self.optimizers["adamw"].step()
+        for name in self.optimizers.keys() - {"discriminator"}:
+            self.optimizers[name].step()
         self._update_average()
         self.step += 1
         return logs
@@ -340,8 +340,7 @@ class Trainer:
                     continue
                 quantized = self.average.quantizer(latents, n).latents
                 output = self.average.decode(quantized, audio.shape[1])
-                losses = {"time": time_loss(output, audio), **self.spectral_loss(output, audio)}
-                for name, value in losses.items():
+                for name, value in self.losses(output, audio).items():
                     writer.add_scalar(f"dev_{n:02d}_{name}/{clip.stem}", float(value), self.step)
                 writer.add_audio(
                     f"{clip.stem}/{n:02d}", output[0].cpu(), self.step, network.sample_rate

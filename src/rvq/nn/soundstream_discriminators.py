@@ -1,0 +1,122 @@
+"""SoundStream's discriminators: of waveforms and of spectra (Zeghidour et al. 2021, III-D)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from rvq.nn import stft
+
+
+@dataclass(frozen=True)
+class SoundStreamDiscriminatorConfig:
+    """Shape of SoundStream's discriminators.
+
+    Attributes:
+        kind: names them in a configuration.
+        wave_scales: discriminators of waveforms, each at half the sample rate of the one before.
+        wave_channels: after the first convolution of each; later ones have up to 64 times as many.
+        stft_channels: after the first convolution of the one discriminator of spectra.
+    """
+
+    kind: Literal["soundstream"] = "soundstream"
+    wave_scales: PositiveInt = 3
+    wave_channels: Annotated[int, Field(ge=4, multiple_of=4)] = 16
+    stft_channels: PositiveInt = 32
+
+
+class WaveDiscriminator(nn.Module):
+    """Strided grouped convolutions over a waveform, as in MelGAN (Kumar et al. 2019)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        most = 64 * channels
+        self.convs = nn.ModuleList([weight_norm(nn.Conv1d(1, channels, 15, padding=7))])
+        for _ in range(4):
+            wider = min(4 * channels, most)
+            conv = nn.Conv1d(channels, wider, 41, 4, padding=20, groups=channels // 4)
+            self.convs.append(weight_norm(conv))
+            channels = wider
+        self.convs.append(weight_norm(nn.Conv1d(channels, channels, 5, padding=2)))
+        self.judge = weight_norm(nn.Conv1d(channels, 1, 3, padding=1))
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Audio `[batch, n_samples]` -> judgement per stretch, and the features that led to it."""
+        x, features = audio[:, None], []
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.2)
+            features.append(x)
+        return self.judge(x), features
+
+
+class SpectrumUnit(nn.Module):
+    """Two convolutions over time and frequency, the second strided, with a strided skip."""
+
+    def __init__(self, channels: int, wider: int, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = weight_norm(nn.Conv2d(channels, channels, 3, padding=1))
+        kernel = (stride[0] + 2, stride[1] + 2)
+        self.second = weight_norm(nn.Conv2d(channels, wider, kernel, stride, padding=1))
+        self.skip = weight_norm(nn.Conv2d(channels, wider, 1, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, channels, n_frames, n_bins]` -> wider, and shorter by the stride."""
+        y = self.second(F.elu(self.first(F.elu(x))))
+        return y + self.skip(x)[:, :, : y.shape[2], : y.shape[3]]
+
+
+class SpectrumDiscriminator(nn.Module):
+    """Residual units over one complex spectrogram, windows of 1,024 samples every 256."""
+
+    window: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        n_fft, self.hop, self.n_bins = 1024, 256, 512
+        window = torch.hann_window(n_fft)
+        window = window / window.square().sum().sqrt()
+        self.register_buffer("window", window, persistent=False)
+        self.start = weight_norm(nn.Conv2d(2, channels, 7, padding=3))
+        growth = (2, 2, 1, 2, 1, 2)
+        self.units = nn.ModuleList()
+        for i, times in enumerate(growth):
+            stride = (1 + i % 2, 2)
+            self.units.append(SpectrumUnit(channels, channels * times, stride))
+            channels *= times
+        self.judge = weight_norm(nn.Conv2d(channels, 1, (1, self.n_bins >> len(growth))))
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Audio `[batch, n_samples]` -> judgement per stretch, and the features that led to it."""
+        n_fft = len(self.window)
+        whole = audio[:, : (audio.shape[1] - n_fft) // self.hop * self.hop + n_fft]
+        parts = stft.analyse(whole, self.window, self.hop)
+        x = self.start(torch.stack(parts, dim=1)[..., : self.n_bins])
+        features = [x]
+        for unit in self.units:
+            x = unit(x)
+            features.append(x)
+        return self.judge(F.elu(x)), features
+
+
+class SoundStreamDiscriminators(nn.Module):
+    """Discriminators of the waveform at several rates and of its spectra."""
+
+    def __init__(self, config: SoundStreamDiscriminatorConfig) -> None:
+        super().__init__()
+        self.waves = nn.ModuleList(
+            WaveDiscriminator(config.wave_channels) for _ in range(config.wave_scales)
+        )
+        self.spectrum = SpectrumDiscriminator(config.stft_channels)
+
+    def forward(self, audio: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+        """Audio `[batch, n_samples]` -> judgements and features of every discriminator."""
+        judged, x = [], audio
+        for wave in self.waves:
+            judged.append(wave(x))
+            pooled = F.avg_pool1d(x[:, None], 4, 2, padding=1, count_include_pad=False)
+            x = pooled[:, 0]
+        return [*judged, self.spectrum(audio)]
