@@ -1,150 +1,228 @@
+import io
+import os
+import tracemalloc
 from dataclasses import replace
-from io import BytesIO
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from bitstream_samples import HASH, random_codes, read, tensors, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
-from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import Reader, Writer, dumps, loads, trim
-from rvq.bitstream.header import HEADER_SIZE, Header
-from rvq.errors import FormatError, InputError
+from rvq.bitstream.entropy import EntropyModel
+from rvq.bitstream.header import Header
+from rvq.errors import FormatError, InputError, ModelError
 
-HASH = "00112233445566778899"
-
-
-def make(channels=1, n_frames=160, n_codebooks=3, bits=10, seed=0):
-    indices = np.random.default_rng(seed).integers(0, 1 << bits, (channels, n_frames, n_codebooks))
-    return Codes(indices, 1 << bits, 16_000, n_frames * 200, HASH)
+MODEL = EntropyModel(save(tensors(5, 8)))
 
 
-shapes = {
-    "channels": st.integers(1, 4),
-    "n_frames": st.integers(0, 200),
-    "n_codebooks": st.integers(1, 20),
-    "bits": st.integers(1, 16),
-}
+def trimmed(data, n_codebooks):
+    target = io.BytesIO()
+    trim(io.BytesIO(data), target, n_codebooks)
+    return target.getvalue()
 
 
-@settings(max_examples=60, deadline=None)
-@given(**shapes)
-def test_round_trip(channels, n_frames, n_codebooks, bits):
-    codes = make(channels, n_frames, n_codebooks, bits)
-    data = dumps(codes)
-    back = loads(data)
-    np.testing.assert_array_equal(back.indices, codes.indices)
-    assert (back.sample_rate, back.n_samples) == (codes.sample_rate, codes.n_samples)
-    assert len(data) == Header.from_bytes(data).file_size
+@settings(max_examples=80, deadline=None)
+@given(
+    channels=st.integers(1, 8),
+    n_frames=st.integers(0, 300),
+    n_codebooks=st.integers(1, 20),
+    bits=st.integers(1, 16),
+    frames_per_block=st.integers(1, 100),
+    data=st.data(),
+)
+def test_any_shape_survives_writing_seeking_and_cutting(
+    channels, n_frames, n_codebooks, bits, frames_per_block, data
+):
+    codes = random_codes(channels, n_frames, n_codebooks, bits)
+    pieces = data.draw(st.lists(st.integers(0, n_frames), max_size=5))
+    encoded = write(codes, pieces, frames_per_block)
+    assert encoded == write(codes, (), frames_per_block)
+    np.testing.assert_array_equal(loads(encoded).indices, codes.indices)
+
+    start = data.draw(st.integers(0, n_frames))
+    first = start // frames_per_block * frames_per_block
+    found = [block.indices for block in read(encoded, start)]
+    expected = codes.indices[:, first:] if start < n_frames else codes.indices[:, :0]
+    np.testing.assert_array_equal(np.concatenate([codes.indices[:, :0], *found], 1), expected)
+
+    kept = data.draw(st.integers(1, n_codebooks))
+    assert trimmed(encoded, kept) == write(codes.prefix(kept), (), frames_per_block)
 
 
-@settings(max_examples=30, deadline=None)
-@given(cut=st.integers(1, 5), **(shapes | {"n_codebooks": st.just(5)}))
-def test_trim_equals_encoding_at_that_bitrate(cut, channels, n_frames, n_codebooks, bits):
-    codes = make(channels, n_frames, n_codebooks, bits)
-    target = BytesIO()
-    trim(BytesIO(dumps(codes)), target, cut)
-    assert target.getvalue() == dumps(codes.prefix(cut))
-
-
-@given(pieces=st.lists(st.integers(0, 90), max_size=6))
-@settings(max_examples=30, deadline=None)
-def test_any_chunking_gives_the_same_bytes(pieces):
-    codes = make(n_frames=sum(pieces))
-    file = BytesIO()
-    writer = Writer(
-        file,
-        channels=1,
-        n_codebooks=3,
-        codebook_size=1024,
-        sample_rate=16_000,
-        model_hash=HASH,
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.integers(1, 3),
+    n_frames=st.integers(0, 60),
+    frames_per_block=st.integers(1, 30),
+    variable=st.booleans(),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_entropy_coded_files_too(channels, n_frames, frames_per_block, variable, seed, data):
+    codes = random_codes(channels, n_frames, 5, 3, seed, variable=variable)
+    how = {"entropy": MODEL, "variable": variable, "metadata": {"title": "t"}}
+    encoded = write(codes, (), frames_per_block, **how)
+    np.testing.assert_array_equal(loads(encoded, entropy=MODEL).indices, codes.indices)
+    kept = data.draw(st.integers(1, 5))
+    shorter = write(codes.prefix(kept), (), frames_per_block, **how)
+    assert trimmed(encoded, kept) == shorter
+    start = data.draw(st.integers(0, n_frames))
+    for block in read(shorter, start, MODEL):
+        at = block.index * frames_per_block
+        expected = codes.indices[:, at : at + block.n_frames, :kept]
+        np.testing.assert_array_equal(block.indices, expected)
+    split = data.draw(st.integers(0, n_frames))
+    file = io.BytesIO(
+        write(replace(codes, indices=codes.indices[:, :split]), (), frames_per_block, **how)
+        if split * 8000 >= codes.n_samples
+        else b""
     )
-    start = 0
-    for n in pieces:
-        writer.write(codes.indices[:, start : start + n])
-        start += n
-    writer.close(codes.n_samples)
-    assert file.getvalue() == dumps(codes)
+    if file.getvalue():
+        writer = Writer.append(file, MODEL)
+        writer.write(codes.indices[:, split:])
+        writer.close(codes.n_samples)
+        assert file.getvalue() == encoded
 
 
-def test_every_bit_flip_is_found_and_confined():
-    codes = make(n_frames=160, n_codebooks=1, bits=4)
-    data = dumps(codes)
-    good = [b.indices for b in Reader(BytesIO(data)).blocks()]
-    block = Header.from_bytes(data).block_size(75)
-    for position in range(len(data)):
-        for bit in range(8):
-            damaged = bytearray(data)
-            damaged[position] ^= 1 << bit
-            with pytest.raises(FormatError):
-                loads(bytes(damaged))
-            if position < HEADER_SIZE:
-                continue
-            hit = (position - HEADER_SIZE) // block
-            for found in Reader(BytesIO(bytes(damaged))).blocks():
-                if found.index == hit:
-                    assert found.indices is None
-                else:
-                    np.testing.assert_array_equal(found.indices, good[found.index])
+def test_what_the_header_holds_comes_back():
+    codes = replace(random_codes(2, 100, 3), frame_rate=Fraction(24_000, 320))
+    data = dumps(codes, metadata={"title": "Läuft", "artist": "♫"})
+    reader = Reader(io.BytesIO(data))
+    assert reader.header.metadata == {"title": "Läuft", "artist": "♫"}
+    assert reader.header.kbps_per_codebook == pytest.approx(0.225)
+    back = loads(data)
+    assert (back.sample_rate, back.n_samples) == (codes.sample_rate, codes.n_samples)
+    assert (back.frame_rate, back.model_hash) == (75, HASH)
 
 
-def test_truncation_never_raises_anything_but_format_error():
-    data = dumps(make())
-    for length in range(len(data)):
-        with pytest.raises(FormatError):
-            loads(data[:length])
-        if length >= HEADER_SIZE:
-            blocks = list(Reader(BytesIO(data[:length])).blocks())
-            assert blocks[-1].indices is None
+def test_a_layer_is_never_longer_than_packed(small_model):
+    codes = random_codes(2, 150, 3, 3)  # noise, which entropy coding would make longer
+    assert len(dumps(codes, entropy=small_model)) <= len(dumps(codes))
+    np.testing.assert_array_equal(
+        loads(dumps(codes, entropy=small_model), entropy=small_model).indices, codes.indices
+    )
 
 
-@given(st.binary(max_size=300))
-def test_random_bytes(data):
-    with pytest.raises(FormatError):
-        loads(data)
-    with pytest.raises(FormatError):
-        loads(b"RVQ\x1a" + data)
+def test_codes_need_the_right_entropy_model_and_cutting_none(small_model):
+    data = dumps(random_codes(1, 100, 3), entropy=small_model)
+    for wrong in (None, EntropyModel(save(tensors(seed=1)))):
+        with pytest.raises(ModelError, match=small_model.tag.hex()):
+            loads(data, entropy=wrong)
+    assert trimmed(data, 2) == dumps(random_codes(1, 100, 3).prefix(2), entropy=small_model)
+    with pytest.raises(InputError, match="3 codebooks of 8"):
+        dumps(random_codes(1, 10, 4), entropy=small_model)
 
 
-def test_huge_declared_sizes_allocate_nothing():
-    header = replace(Header.from_bytes(dumps(make())), n_frames=2**32 - 1, channels=255)
-    blocks = list(Reader(BytesIO(header.to_bytes())).blocks())
-    assert len(blocks) == 1
-    assert blocks[0].indices is None
+def test_appending_refuses_what_it_cannot_go_on_with(small_model):
+    data = bytearray(dumps(random_codes(1, 100, 3), entropy=small_model))
+    with pytest.raises(ModelError):
+        Writer.append(io.BytesIO(data))
+    data[80] ^= 1
+    with pytest.raises(FormatError, match="damaged"):
+        Writer.append(io.BytesIO(data), small_model)
 
 
-def test_exchanged_blocks_are_noticed():
-    data = dumps(make(n_frames=150))
-    size = Header.from_bytes(data).block_size(75)
-    first, second = data[HEADER_SIZE : HEADER_SIZE + size], data[HEADER_SIZE + size :]
-    assert first != second
-    with pytest.raises(FormatError):
-        loads(data[:HEADER_SIZE] + second + first)
-
-
-def test_newer_version_says_to_upgrade():
-    data = bytearray(dumps(make()))
-    data[4] = 9
-    with pytest.raises(FormatError, match="upgrade"):
-        loads(bytes(data))
-
-
-def test_bad_arguments():
+def test_bad_codes_and_settings(small_model):
+    codes = random_codes(1, 5, 3)
     with pytest.raises(InputError):
-        trim(BytesIO(dumps(make())), BytesIO(), 4)
+        trimmed(dumps(codes), 4)
     with pytest.raises(InputError):
-        dumps(replace(make(), indices=np.full((1, 2, 1), 1024)))
+        dumps(replace(codes, indices=np.full((1, 2, 1), 8)))
     with pytest.raises(InputError):
-        dumps(replace(make(), codebook_size=1000))
+        dumps(replace(codes, codebook_size=1000))
+    with pytest.raises(InputError, match="entropy model"):
+        dumps(codes, variable=True)
+    for gap in ([[[1, -1, 2]]], [[[-1, -1, -1]]]):
+        with pytest.raises(InputError, match="first layer"):
+            dumps(replace(codes, indices=np.array(gap)), entropy=small_model, variable=True)
 
 
-def test_documented_example():
-    codes = Codes(np.array([[[1, 1023], [2, 0], [3, 5]]]), 1024, 8000, 640, "0123456789abcdef")
-    documented = (
-        "5256511a 01 01 02 0a 4b00 401f0000 8002000000000000 03000000 0123456789abcdef"
-    ).replace(" ", "")
-    data = dumps(codes)
-    assert data[: HEADER_SIZE - 4].hex() == documented
-    # 0000000001 0000000010 0000000011 00 | 1111111111 0000000000 0000000101 00
-    assert data[HEADER_SIZE:-4].hex() == "0040200c" + "ffc00014"
+class Pipe(io.RawIOBase):
+    """A stream that cannot seek and hands over a few bytes at a time."""
+
+    def __init__(self, data=b""):
+        self.source = io.BytesIO(data)
+        self.received = bytearray()
+
+    def readable(self):
+        return True
+
+    def writable(self):
+        return True
+
+    def readinto(self, buffer):
+        return self.source.readinto(memoryview(buffer)[:5])
+
+    def write(self, data):
+        self.received += data
+        return len(data)
+
+
+def test_pipes_are_read_forward_and_written_by_trim():
+    codes = random_codes(n_frames=30)
+    data = write(codes, frames_per_block=8)
+    reader = Reader(Pipe(data))
+    blocks = list(reader.blocks(start_frame=9))
+    assert [block.index for block in blocks] == [1, 2, 3]
+    found = np.concatenate([block.indices for block in blocks], axis=1)
+    np.testing.assert_array_equal(found, codes.indices[:, 8:])
+    with pytest.raises(InputError, match="pipe"):
+        reader.blocks()
+    target = Pipe()
+    trim(Pipe(data), target, 1)
+    assert bytes(target.received) == write(codes.prefix(1), (), 8)
+    with pytest.raises(InputError, match="pipe"):
+        Writer(
+            Pipe(), channels=1, n_codebooks=1, codebook_size=2, sample_rate=1, model_hash="0" * 16
+        )
+
+
+def test_file_inside_another_and_interleaved_iterators(tmp_path):
+    codes = random_codes(n_frames=30)
+    path = tmp_path / "archive"
+    path.write_bytes(os.urandom(7) + write(codes, frames_per_block=8) + b"more")
+    with path.open("rb") as file:
+        file.seek(7)
+        reader = Reader(file)
+        for a, b in zip(reader.blocks(), reader.blocks(8), strict=False):
+            np.testing.assert_array_equal(a.indices, codes.indices[:, a.index * 8 :][:, :8])
+            np.testing.assert_array_equal(b.indices, codes.indices[:, b.index * 8 :][:, :8])
+        with pytest.raises(InputError, match="start_frame"):
+            reader.blocks(31)
+
+
+def test_memory_does_not_grow_with_length(tmp_path):
+    def peak(n_blocks):
+        codes = random_codes(n_frames=75, n_codebooks=8, bits=10).indices
+        tracemalloc.start()
+        try:
+            with (tmp_path / "long.rvq").open("w+b") as file:
+                writer = Writer(
+                    file,
+                    channels=1,
+                    n_codebooks=8,
+                    codebook_size=1024,
+                    sample_rate=8000,
+                    model_hash=HASH,
+                )
+                for _ in range(n_blocks):
+                    writer.write(codes)
+                writer.close(0)
+                file.seek(0)
+                assert sum(block.intact for block in Reader(file).blocks()) == n_blocks
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(2)
+    assert peak(200) < peak(20) + 100_000
+
+
+def test_container_overhead_is_small():
+    codes = random_codes(1, 60 * 75, 2, 10)
+    packed = Header.from_bytes(dumps(codes)).payload_size
+    assert len(dumps(codes)) < 1.03 * packed

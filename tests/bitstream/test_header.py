@@ -1,6 +1,7 @@
 import struct
 import zlib
 from dataclasses import replace
+from fractions import Fraction
 from io import BytesIO
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rvq.bitstream.container import Writer, trim
-from rvq.bitstream.header import HEADER_SIZE, Header
+from rvq.bitstream.header import HEADER_SIZE, MAGIC, Header, metadata_size
 from rvq.errors import FormatError, InputError
 
 HEADER = Header(
@@ -21,7 +22,12 @@ HEADER = Header(
     n_samples=48_000,
     n_frames=150,
     model=bytes.fromhex("0123456789abcdef"),
+    frame_rate=Fraction(24_000, 321),
+    entropy=b"abcd",
+    variable=True,
+    metadata={"title": "Ein Märchen", "artist": "Anna"},
 )
+FIXED = HEADER.to_bytes()[:HEADER_SIZE]
 
 
 def sealed(fields: bytes) -> bytes:
@@ -41,14 +47,39 @@ def writer(file=None, **changes):
 
 
 def test_round_trip_and_sizes():
-    assert Header.from_bytes(HEADER.to_bytes()) == HEADER
-    assert len(HEADER.to_bytes()) == HEADER_SIZE
-    assert HEADER.block_size(75) == 8 * 2 * 94 + 4  # 75 * 10 bits are 93.75 bytes
-    assert HEADER.n_blocks == 2
-    assert HEADER.duration == 2.0
-    assert HEADER.bitrate == 75 * 8 * 10 * 2 / 1000
-    assert replace(HEADER, n_samples=0).bitrate == 0
-    assert replace(HEADER, n_frames=160).file_size == HEADER_SIZE + 2 * 1508 + 16 * 13 + 4
+    data = HEADER.to_bytes()
+    assert len(data) == HEADER.size == HEADER_SIZE + metadata_size(data) + 4
+    read = Header.from_bytes(data)
+    assert read == replace(HEADER, metadata={})
+    assert read.with_metadata(data[HEADER_SIZE:-4], data[-4:]) == HEADER
+    plain = replace(HEADER, entropy=None, variable=False, metadata={})
+    assert len(plain.to_bytes()) == plain.size == HEADER_SIZE
+    assert Header.from_bytes(plain.to_bytes()) == plain
+    assert plain.packed_layer(75) == plain.longest_layer(75) == 188  # 1500 bits are 187.5 bytes
+    assert plain.n_blocks == 2
+    assert plain.duration == 2.0
+    assert plain.kbps_per_codebook == pytest.approx(0.7477, abs=1e-4)
+    assert replace(plain, frame_rate=Fraction(0)).kbps_per_codebook is None
+
+
+def test_any_damaged_bit_of_the_fixed_part_is_put_right():
+    for position in range(8 * HEADER_SIZE):
+        damaged = bytearray(FIXED)
+        damaged[position // 8] ^= 1 << position % 8
+        read = Header.from_bytes(bytes(damaged))
+        assert read == replace(HEADER, metadata={})
+        assert read.repaired
+        assert metadata_size(bytes(damaged)) == HEADER.size - HEADER_SIZE - 4
+    assert not Header.from_bytes(FIXED).repaired
+
+
+def test_damaged_metadata_are_left_out():
+    text = HEADER.to_bytes()[HEADER_SIZE:-4]
+    for bad in (b"", text[:-1] + b"?", b"[1]", b'{"a": 1}', b"\xff", b"[" * 50_000):
+        crc = struct.pack("<I", zlib.crc32(bad) ^ (bad == text[:-1] + b"?"))
+        read = replace(HEADER, metadata={}).with_metadata(bad, crc)
+        assert not read.metadata
+        assert read.repaired
 
 
 @pytest.mark.parametrize(
@@ -65,11 +96,21 @@ def test_round_trip_and_sizes():
         ("n_samples", -1),
         ("n_samples", 150 * 24_000 + 1),
         ("model", b"0123"),
+        ("frame_rate", Fraction(1, 2**16)),
+        ("entropy", b"0"),
+        ("metadata", {"title": "x" * 2**16}),
     ],
 )
 def test_impossible_values_are_named(name, value):
     with pytest.raises(InputError, match=name):
         replace(HEADER, **{name: value})
+
+
+def test_entropy_coding_bounds_what_else_may_be():
+    with pytest.raises(InputError, match="entropy model"):
+        replace(HEADER, entropy=None)
+    with pytest.raises(InputError, match="65536"):
+        replace(HEADER, bits=16)
 
 
 def test_a_block_is_bounded():
@@ -81,11 +122,15 @@ def test_a_block_is_bounded():
 @settings(max_examples=300, deadline=None)
 @given(st.binary(min_size=HEADER_SIZE - 9, max_size=HEADER_SIZE - 9))
 def test_any_fields_with_a_right_checksum_are_possible_or_refused(fields):
+    data = sealed(MAGIC + b"\x02" + fields)
     try:
-        header = Header.from_bytes(sealed(b"RVQ\x1a\x01" + fields))
+        header = Header.from_bytes(data)
     except FormatError:
         return
-    assert header.to_bytes() == sealed(b"RVQ\x1a\x01" + fields)
+    same = header.to_bytes()
+    # Only an unused name of an entropy model and the size of absent metadata may differ.
+    assert same[:41] == data[:41]
+    assert header.entropy is None or same[41:45] == data[41:45]
 
 
 @pytest.mark.parametrize(
@@ -93,12 +138,14 @@ def test_any_fields_with_a_right_checksum_are_possible_or_refused(fields):
     [
         (b"", "not an .rvq file"),
         (b"OggS" + bytes(60), "not an .rvq file"),
-        (HEADER.to_bytes()[:20], "ends inside its header"),
-        (b"RVQ\x1a\x02", "version 2.*upgrade"),
-        (sealed(b"RVQ\x1a\x00" + HEADER.to_bytes()[5:-4]), "version 0"),
-        (HEADER.to_bytes()[:-1] + b"?", "damaged"),
-        (HEADER.to_bytes().replace(b"\x00", b""), "ends inside|damaged"),
-        (sealed(HEADER.to_bytes()[:5] + b"\x00" + HEADER.to_bytes()[6:-4]), "channels must be"),
+        (FIXED[:20], "ends inside its header"),
+        (MAGIC + b"\x03", "version 3.*upgrade"),
+        (sealed(MAGIC + b"\x03" + FIXED[5:-4]), "version 3.*upgrade"),
+        (sealed(MAGIC + b"\x00" + FIXED[5:-4]), "version 0"),
+        (sealed(MAGIC + b"\x02\x04" + FIXED[6:-4]), "newer rvq"),
+        (sealed(FIXED[:19] + b"\0\0" + FIXED[21:-4]), "frame rate"),
+        (FIXED[:-2] + b"??", "damaged"),
+        (sealed(FIXED[:6] + b"\x00" + FIXED[7:-4]), "channels must be"),
     ],
 )
 def test_refusals_say_why(data, message):

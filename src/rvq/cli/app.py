@@ -11,7 +11,9 @@ from rvq.cli import (
     export,
     import_,
     info,
+    learn_entropy,
     play,
+    probe,
     serve,
     tokenize,
     train,
@@ -33,7 +35,9 @@ app.command(name="eval")(evaluate.evaluate)
 app.command()(serve.serve)
 app.command()(tokenize.tokenize)
 app.command()(detokenize.detokenize)
+app.command()(probe.probe)
 app.command()(train.train)
 app.command()(export.export)
+app.command(name="learn-entropy")(learn_entropy.learn_entropy)
 app.command(name="import")(import_.import_)
 app.add_typer(data.app, name="data", help="Training data.")

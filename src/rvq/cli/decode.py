@@ -26,8 +26,9 @@ def decode(
     with progress_bar(f"decoding {source.name}") as report:
         damage = decode_file(Codec.load(model), source, target, progress=report)
     typer.echo(f"{target}: {target.stat().st_size} bytes")
-    if damage.lost:
+    if damage.noticed:
         typer.echo(
-            f"rvq: {source} is damaged: {damage.lost} of {damage.n_blocks} blocks were lost",
+            f"rvq: {source} is damaged: {damage.lost} of {damage.n_blocks} blocks were lost, "
+            f"{damage.weakened} have lost some layers",
             err=True,
         )

@@ -12,27 +12,40 @@ def info(source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")])
     from rich.table import Table
 
     from rvq.bitstream.container import Reader
+    from rvq.bitstream.survey import survey
     from rvq.codec.files import open_rvq
 
     with open_rvq(source) as file:
-        reader = Reader(file)
-        header = reader.header
-        lost = header.n_blocks - sum(intact for _, _, intact in reader.payloads())
+        found = survey(Reader(file))
+    header = found.header
     size = source.stat().st_size
     duration = max(header.duration, 1e-9)
-    rows = {
+    coding = "packed" if header.entropy is None else f"entropy model {header.entropy.hex()}"
+    each = header.kbps_per_codebook
+    rows: dict[str, str | int] = {
+        "format": f"version {header.version}",
         "duration": f"{header.duration:.3f} s",
         "sample rate": f"{header.sample_rate} Hz",
         "channels": header.channels,
         "samples": header.n_samples,
         "frames": header.n_frames,
+        "frame rate": f"{float(header.frame_rate):g} Hz" if each else "not in the file",
         "codebooks": f"{header.n_codebooks} of {header.codebook_size} codewords",
-        "size": f"{size} bytes",
+        "size": f"{size} bytes, {size - found.payload} of them container",
         "bitrate": f"{size * 8 / 1000 / duration:.2f} kbps",
+        "coding": coding + (", variable bitrate" if header.variable else ""),
+        "saved": f"{1 - found.payload / max(header.payload_size, 1):.1%} of the packed codes",
+        "layers": " ".join(f"{bytes_ * 8 / 1000 / duration:.2f}" for bytes_ in found.layers)
+        + " kbps",
         "model": header.model.hex(),
-        "blocks": f"{header.n_blocks}, {lost} damaged or missing",
+        "blocks": f"{header.n_blocks}, {found.lost} damaged or missing",
     }
+    if found.weakened:
+        rows["blocks"] = f"{rows['blocks']}, {found.weakened} without some layers"
+    if header.repaired or found.whole is False:
+        rows["damage"] = "the header or a checksum is damaged"
+    rows |= {name: value for name, value in header.metadata.items() if name not in rows}
     table = Table(box=None, show_header=False)
     for name, value in rows.items():
         table.add_row(name, str(value))
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -1,0 +1,240 @@
+"""Probabilities of codes, in integers: what entropy coding makes codes smaller by.
+
+For every layer a small network looks at what a decoder knows: the codewords of the layers below, in
+this frame and those around it, and the layer's own codewords in the frames before. It has one
+hidden layer of integer units; its outputs are the logits of the codewords. Weights are integers,
+sums are exact, so that every machine gets the same frequencies. A block starts from nothing, and no
+layer looks at layers above it.
+"""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rvq.bitstream import coder
+from rvq.bitstream.tables import ABSENT, Tables
+from rvq.errors import InputError, ModelError
+
+FORMAT = 1
+FILE = "entropy.safetensors"
+
+_SHAPES = {
+    "features": ("int8", "LKF"),
+    "around": ("int32", "O"),
+    "lower": ("int16", "LOFH"),
+    "own": ("int16", "LMFH"),
+    "offset": ("int32", "LH"),
+    "weights": ("int8", "LKH"),
+    "bias": ("int32", "LK"),
+    "precision": ("int32", "L"),
+    "shift": ("int32", "L"),
+}
+
+
+class EntropyModel:
+    """Frequencies of the codes of a model.
+
+    Args:
+        data: the bytes of an `entropy.safetensors`; `docs/format.md` names its tensors.
+
+    Attributes:
+        tag: first 4 bytes of the hash of these bytes; files coded by the model name it.
+        model_hash: of the model whose codes it learned.
+
+    Raises:
+        ModelError: bytes that are no entropy model, or one whose sums could overflow.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        self.tag = hashlib.sha256(data).digest()[:4]
+        try:
+            arrays = load(data)
+            self.model_hash = bytes(arrays["model"]).hex()
+            sizes: dict[str, int] = {}
+            for name, (dtype, axes) in _SHAPES.items():
+                array = arrays[name]
+                if array.dtype != dtype or array.ndim != len(axes):
+                    raise ValueError(name)
+                for axis, size in zip(axes, array.shape, strict=True):
+                    if sizes.setdefault(axis, size) != size:
+                        raise ValueError(name)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ModelError(f"the entropy model is damaged ({error}): install it again") from None
+        self._features = arrays["features"]
+        self._around = [int(offset) for offset in arrays["around"]]
+        # Products of float64 that hold integers below 2**53 are exact, and quick.
+        self._lower = arrays["lower"].astype(np.float64)
+        self._own = arrays["own"].astype(np.float64)
+        self._offset = arrays["offset"]
+        self._weights = arrays["weights"]
+        self._bias = arrays["bias"]
+        self._precision = arrays["precision"]
+        self._shift = arrays["shift"]
+        self._check_sums()
+
+    @classmethod
+    def load(cls, path: Path) -> "EntropyModel":
+        """Read a file.
+
+        Raises:
+            ModelError: it cannot be read, or is no entropy model.
+        """
+        try:
+            return cls(path.read_bytes())
+        except OSError as error:
+            raise ModelError(f"no entropy model at {path}: {error.strerror}") from None
+
+    @property
+    def n_codebooks(self) -> int:
+        """Layers it knows."""
+        return self._features.shape[0]
+
+    @property
+    def codebook_size(self) -> int:
+        """Codewords per layer."""
+        return self._features.shape[1]
+
+    def check(self, n_codebooks: int, codebook_size: int) -> None:
+        """Refuse codes of another shape.
+
+        Raises:
+            InputError: more codebooks than it knows, or of another size.
+        """
+        if n_codebooks > self.n_codebooks or codebook_size != self.codebook_size:
+            raise InputError(
+                f"the entropy model is for {self.n_codebooks} codebooks of {self.codebook_size}, "
+                f"not for {n_codebooks} of {codebook_size}"
+            )
+
+    def encode(self, indices: npt.NDArray[np.integer], *, variable: bool) -> list[bytes]:
+        """Codes of one block `[channels, n_frames, layers]`, -1 for none, as bytes per layer."""
+        channels, n_frames, _ = indices.shape
+        state = LayerState(self, channels, n_frames, variable=variable)
+        return [state.encode(codes) for codes in np.moveaxis(indices, 2, 0)]
+
+    def decoder(self, channels: int, n_frames: int, *, variable: bool) -> "LayerState":
+        """What decodes a block, layer by layer."""
+        return LayerState(self, channels, n_frames, variable=variable)
+
+    @cached_property
+    def _tables(self) -> dict[int, Tables]:
+        return {}
+
+    def tables(self, layer: int) -> Tables:
+        """What the range coder needs of a layer."""
+        if layer not in self._tables:
+            past = self._features[layer].astype(np.float64) @ self._own[layer]
+            self._tables[layer] = Tables(
+                weights=self._weights[layer].astype(np.int16),
+                bias=self._bias[layer],
+                past=np.ascontiguousarray(past.astype(np.int32)),
+                precision=int(self._precision[layer]),
+                shift=int(self._shift[layer]),
+            )
+        return self._tables[layer]
+
+    def base(self, layer: int, known: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """What the layers below add to the hidden units.
+
+        Args:
+            layer: from 0.
+            known: sums of the features of the codewords below, `[channels, n_frames, F]`.
+
+        Returns:
+            `[channels * n_frames, hidden]`.
+        """
+        channels, n_frames, width = known.shape
+        hidden = self._offset.shape[1]
+        if not layer:
+            return np.tile(self._offset[0], (channels * n_frames, 1))
+        reach = max((abs(offset) for offset in self._around), default=0)
+        padded = np.pad(known, ((0, 0), (reach, reach), (0, 0))).astype(np.float64)
+        windows = [padded[:, reach + offset : reach + offset + n_frames] for offset in self._around]
+        inputs = np.concatenate(windows, axis=2).reshape(-1, len(windows) * width)
+        sums = inputs @ self._lower[layer].reshape(-1, hidden)
+        return sums.astype(np.int32) + self._offset[layer]
+
+    def features(self, layer: int, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+        """Features of codewords `[...]` -> `[..., F]`; zeros for -1."""
+        found = self._features[layer][codes].astype(np.int32)
+        found[codes < 0] = 0
+        return found
+
+    def _check_sums(self) -> None:
+        largest = np.abs(self._features.astype(np.int64)).max(axis=1)  # [L, F]
+        below = np.cumsum(largest, axis=0) - largest
+        hidden = np.abs(self._offset.astype(np.float64)) + np.einsum(
+            "lf,lofh->lh", below.astype(np.float64), np.abs(self._lower)
+        )
+        hidden += np.einsum("lf,lmfh->lh", largest.astype(np.float64), np.abs(self._own))
+        logits = np.abs(self._bias.astype(np.float64)) + 1023.0 * np.abs(
+            self._weights.astype(np.float64)
+        ).sum(axis=2)
+        shift_fits = ((self._shift >= 0) & (self._shift < 32)).all()
+        shift_fits &= ((self._precision >= 8) & (self._precision <= 24)).all()
+        size, width = self._weights.shape[1:]
+        fits = 2 <= size <= 2**15 and 2 <= width <= 128 and width % 2 == 0
+        if hidden.max() >= 2**31 or logits.max() >= 2**30 or not shift_fits or not fits:
+            raise ModelError("the entropy model is damaged (its sums could overflow)")
+
+
+class LayerState:
+    """One block on its way through the layers, in either direction."""
+
+    def __init__(
+        self, model: EntropyModel, channels: int, n_frames: int, *, variable: bool
+    ) -> None:
+        self._model = model
+        self._shape = channels, n_frames
+        self._variable = variable
+        self._layer = 0
+        self._known = np.zeros((channels, n_frames, model._features.shape[2]), np.int32)
+        self._below = np.ones(channels * n_frames, bool)
+
+    def encode(self, codes: npt.NDArray[np.integer]) -> bytes:
+        """Codes of the next layer, `[channels, n_frames]`, -1 for none, as bytes."""
+        flat = np.where(codes < 0, ABSENT, codes).astype(np.uint16).reshape(-1)
+        data = coder.encode(
+            self._model.tables(self._layer),
+            self._model.base(self._layer, self._known),
+            self._below,
+            flat,
+            n_frames=self._shape[1],
+            optional=self._optional,
+        )
+        self.skip(codes)
+        return data
+
+    def decode(self, data: bytes) -> npt.NDArray[np.int64] | None:
+        """Bytes of the next layer as codes `[channels, n_frames]`, or None if damaged."""
+        flat, exact = coder.decode(
+            self._model.tables(self._layer),
+            self._model.base(self._layer, self._known),
+            self._below,
+            data,
+            n_frames=self._shape[1],
+            optional=self._optional,
+        )
+        if not exact:
+            return None
+        codes = flat.astype(np.int64).reshape(self._shape)
+        codes[codes == ABSENT] = -1
+        self.skip(codes)
+        return codes
+
+    def skip(self, codes: npt.NDArray[np.integer]) -> None:
+        """Go on to the layer above codes that are known."""
+        self._known += self._model.features(self._layer, codes)
+        self._below = (codes >= 0).reshape(-1)
+        self._layer += 1
+
+    @property
+    def _optional(self) -> bool:
+        # Every frame has the first layer.
+        return self._variable and self._layer > 0

@@ -1,0 +1,506 @@
+/* Range coding of one layer of codes with the frequencies of a small integer network.
+ *
+ * The same arithmetic in numpy, to the bit, is `reference.py`, which also explains it; `coder.py`
+ * describes the arguments. All numbers are integers: nothing here depends on the processor.
+ */
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PANEL 16    /* codewords side by side in the packed weights */
+#define GROUP 64    /* codewords whose frequencies are summed together */
+#define MAX_HIDDEN 128
+#define MAX_MEMORY 8
+#define TOP 1023    /* greatest activation */
+#define WINDOW 48   /* bits of the coder's interval */
+#define LOW_BITS ((1ULL << WINDOW) - 1)
+#define LEAST (1ULL << (WINDOW - 8))
+#define ABSENT 65535
+
+typedef struct {
+    long size, padded, hidden, shift, memory, precision;
+    const int16_t *weights; /* [padded / PANEL][hidden / 2][PANEL][2] */
+    const int32_t *bias;    /* [padded] */
+    const int32_t *past;    /* [memory][size][hidden]: what this layer's codes 1, 2, ... frames
+                               before add */
+} Layer;
+
+typedef struct {
+    int32_t *logits;    /* [padded] */
+    uint32_t *counts;   /* [padded] */
+    uint64_t *sums;     /* [padded / GROUP] */
+    uint64_t total;
+} Table;
+
+typedef void (*Fill)(const Layer *, const int16_t *, Table *);
+
+/* Logits, in 2^-precision bit, to frequencies: 1 + 65536 * 2^(-d / 256), d below the greatest. */
+#define COUNTS                                                                                     \
+    const long down = layer->precision - 8;                                                        \
+    int32_t greatest = INT32_MIN;                                                                  \
+    for (long k = 0; k < layer->size; k++)                                                         \
+        greatest = table->logits[k] > greatest ? table->logits[k] : greatest;                      \
+    for (long k = 0; k < layer->padded; k++) {                                                     \
+        uint32_t below = (uint32_t)(greatest - table->logits[k]) >> down;                          \
+        below = below > 8191 ? 8191 : below;                                                       \
+        const uint32_t part = below & 255;                                                         \
+        table->counts[k] = ((65536 - ((part * (44012 - 44 * part)) >> 8)) >> (below >> 8)) + 1;    \
+    }                                                                                              \
+    for (long k = layer->size; k < layer->padded; k++)                                             \
+        table->counts[k] = 0;                                                                      \
+    table->total = 0;                                                                              \
+    for (long g = 0; g < layer->padded / GROUP; g++) {                                             \
+        uint32_t sum = 0;                                                                          \
+        for (long k = 0; k < GROUP; k++)                                                           \
+            sum += table->counts[g * GROUP + k];                                                   \
+        table->sums[g] = sum;                                                                      \
+        table->total += sum;                                                                       \
+    }
+
+static void fill_portable(const Layer *layer, const int16_t *active, Table *table)
+{
+    const int16_t *w = layer->weights;
+    for (long p = 0; p < layer->padded; p += PANEL) {
+        int32_t sum[PANEL];
+        memcpy(sum, layer->bias + p, sizeof sum);
+        for (long h = 0; h < layer->hidden; h += 2, w += 2 * PANEL)
+            for (int i = 0; i < PANEL; i++)
+                sum[i] += w[2 * i] * active[h] + w[2 * i + 1] * active[h + 1];
+        memcpy(table->logits + p, sum, sizeof sum);
+    }
+    COUNTS
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
+__attribute__((target("avx2"))) static void fill_avx2(const Layer *layer, const int16_t *active,
+                                                      Table *table)
+{
+    const __m256i *w = (const __m256i *)layer->weights;
+    for (long p = 0; p < layer->padded; p += PANEL) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(layer->bias + p));
+        __m256i b = _mm256_loadu_si256((const __m256i *)(layer->bias + p + 8));
+        for (long h = 0; h < layer->hidden; h += 2, w += 2) {
+            int32_t pair;
+            memcpy(&pair, active + h, sizeof pair);
+            const __m256i both = _mm256_set1_epi32(pair);
+            a = _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_loadu_si256(w), both));
+            b = _mm256_add_epi32(b, _mm256_madd_epi16(_mm256_loadu_si256(w + 1), both));
+        }
+        _mm256_storeu_si256((__m256i *)(table->logits + p), a);
+        _mm256_storeu_si256((__m256i *)(table->logits + p + 8), b);
+    }
+    COUNTS
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))) static void
+fill_avx512(const Layer *layer, const int16_t *active, Table *table)
+{
+    const long step = layer->hidden / 2; /* vectors per panel */
+    const __m512i *w = (const __m512i *)layer->weights;
+    for (long p = 0; p < layer->padded; p += 4 * PANEL, w += 4 * step) {
+        __m512i sum[4];
+        for (int i = 0; i < 4; i++)
+            sum[i] = _mm512_loadu_si512(layer->bias + p + i * PANEL);
+        for (long h = 0; h < step; h++) {
+            int32_t pair;
+            memcpy(&pair, active + 2 * h, sizeof pair);
+            const __m512i both = _mm512_set1_epi32(pair);
+            for (int i = 0; i < 4; i++)
+                sum[i] = _mm512_add_epi32(
+                    sum[i], _mm512_madd_epi16(_mm512_loadu_si512(w + i * step + h), both));
+        }
+        for (int i = 0; i < 4; i++)
+            _mm512_storeu_si512(table->logits + p + i * PANEL, sum[i]);
+    }
+    COUNTS
+}
+#endif
+
+static Fill best_fill(void)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        return fill_avx512;
+    if (__builtin_cpu_supports("avx2"))
+        return fill_avx2;
+#endif
+    return fill_portable;
+}
+
+/* The activations of a frame: what lower layers add and what this layer's codes before it add;
+ * `before` of them are there, the newest at `codes[-1]`. */
+static void activate(const Layer *layer, const int32_t *base, const uint16_t *codes, long before,
+                     int16_t *active)
+{
+    int64_t sum[MAX_HIDDEN];
+    for (long h = 0; h < layer->hidden; h++)
+        sum[h] = base[h];
+    for (long i = 0; i < layer->memory && i < before; i++) {
+        if (codes[-1 - i] == ABSENT)
+            continue;
+        const int32_t *row = layer->past + (i * layer->size + codes[-1 - i]) * layer->hidden;
+        for (long h = 0; h < layer->hidden; h++)
+            sum[h] += row[h];
+    }
+    for (long h = 0; h < layer->hidden; h++) {
+        const int64_t value = sum[h] >> layer->shift;
+        active[h] = (int16_t)(value < 0 ? 0 : value > TOP ? TOP : value);
+    }
+}
+
+/* -- the range coder ------------------------------------------------------------------------ */
+
+typedef struct {
+    uint8_t *bytes;
+    long n, room;
+    uint64_t low, range;
+} Encoder;
+
+static void put(Encoder *coder, uint64_t from, uint64_t count, uint64_t total)
+{
+    const uint64_t unit = coder->range / total;
+    coder->low += unit * from;
+    coder->range = unit * count;
+    if (coder->low > LOW_BITS) { /* a carry into the bytes written */
+        coder->low &= LOW_BITS;
+        for (long i = coder->n - 1; i >= 0 && ++coder->bytes[i] == 0; i--)
+            ;
+    }
+    while (coder->range < LEAST) {
+        if (coder->n < coder->room)
+            coder->bytes[coder->n] = (uint8_t)(coder->low >> (WINDOW - 8));
+        coder->n++;
+        coder->low = coder->low << 8 & LOW_BITS;
+        coder->range <<= 8;
+    }
+}
+
+/* The shortest bytes that, continued by zeros, stay in the interval. */
+static void finish(Encoder *coder)
+{
+    const uint64_t gap = (LOW_BITS + 1 - coder->low) & LOW_BITS;
+    if (gap < coder->range) { /* the interval reaches a whole window: only a carry */
+        if (coder->low)
+            for (long i = coder->n - 1; i >= 0 && ++coder->bytes[i] == 0; i--)
+                ;
+    } else if (coder->n < coder->room)
+        coder->bytes[coder->n++] = (uint8_t)((coder->low + LEAST - 1) >> (WINDOW - 8));
+    while (coder->n && coder->bytes[coder->n - 1] == 0)
+        coder->n--;
+}
+
+typedef struct {
+    const uint8_t *bytes;
+    long n, at;
+    uint64_t value, range;
+} Decoder;
+
+static uint64_t next_byte(Decoder *coder)
+{
+    const uint64_t byte = coder->at < coder->n ? coder->bytes[coder->at] : 0;
+    coder->at++;
+    return byte;
+}
+
+static uint64_t target(Decoder *coder, uint64_t total)
+{
+    const uint64_t found = coder->value / (coder->range / total);
+    return found < total ? found : total - 1;
+}
+
+static void take(Decoder *coder, uint64_t from, uint64_t count, uint64_t total)
+{
+    const uint64_t unit = coder->range / total;
+    coder->value -= unit * from;
+    coder->range = unit * count;
+    while (coder->range < LEAST) {
+        coder->value = (coder->value << 8 | next_byte(coder)) & LOW_BITS;
+        coder->range <<= 8;
+    }
+}
+
+/* -- whether a frame has this layer: counted adaptively, in four contexts -------------------- */
+
+typedef struct {
+    uint32_t counts[4][2];
+} Presence;
+
+static void presence_clear(Presence *presence)
+{
+    for (int i = 0; i < 4; i++) { /* what was so in the frame before is likely so again */
+        presence->counts[i][0] = i & 1 ? 1 : 6;
+        presence->counts[i][1] = i & 1 ? 6 : 1;
+    }
+}
+
+/* -- interface ------------------------------------------------------------------------------- */
+
+typedef struct {
+    Layer layer;
+    long n, n_frames; /* frames of all channels, of one channel */
+    int optional;
+    Py_buffer weights, bias, past, base, below, codes;
+    Table table;
+    Fill fill;
+} Job;
+
+static void job_clear(Job *job)
+{
+    Py_buffer *all[] = {&job->weights, &job->bias, &job->past, &job->base, &job->below, &job->codes};
+    for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i]->obj)
+            PyBuffer_Release(all[i]);
+    free(job->table.logits);
+    free(job->table.counts);
+    free(job->table.sums);
+}
+
+static int job_check(Job *job)
+{
+    Layer *layer = &job->layer;
+    const long size = layer->size, hidden = layer->hidden;
+    layer->padded = (size + GROUP - 1) / GROUP * GROUP;
+    if (size < 2 || size > 32768 || hidden < 2 || hidden > MAX_HIDDEN || hidden % 2 ||
+        job->n < 0 || job->n_frames < 1 || job->n % job->n_frames || layer->shift < 0 ||
+        layer->shift > 31 || layer->memory < 0 || layer->memory > MAX_MEMORY ||
+        layer->precision < 8 || layer->precision > 24 ||
+        job->weights.len != layer->padded * hidden * 2 || job->bias.len != layer->padded * 4 ||
+        job->past.len != layer->memory * size * hidden * 4 ||
+        job->base.len != job->n * hidden * 4 || job->below.len != job->n ||
+        job->codes.len != job->n * 2) {
+        PyErr_SetString(PyExc_ValueError, "arrays of the wrong size");
+        return 0;
+    }
+    layer->weights = job->weights.buf;
+    layer->bias = job->bias.buf;
+    layer->past = job->past.buf;
+    job->table.logits = malloc(layer->padded * sizeof(int32_t));
+    job->table.counts = malloc(layer->padded * sizeof(uint32_t));
+    job->table.sums = malloc(layer->padded / GROUP * sizeof(uint64_t));
+    if (!job->table.logits || !job->table.counts || !job->table.sums) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    job->fill = best_fill();
+    return 1;
+}
+
+#define JOB_FORMAT "(lllllllp)y*y*y*y*y*"
+#define JOB_ARGS(job)                                                                              \
+    &(job).n, &(job).n_frames, &(job).layer.size, &(job).layer.hidden, &(job).layer.shift,         \
+        &(job).layer.memory, &(job).layer.precision, &(job).optional, &(job).weights, &(job).bias, &(job).past,            \
+        &(job).base, &(job).below
+
+/* In which context the presence of a code is counted: what was so one frame before. */
+static inline int presence_context(const uint8_t *below, const uint16_t *codes, long before)
+{
+    return before ? 2 * (below[-1] != 0) + (codes[-1] != ABSENT) : 0;
+}
+
+static PyObject *encode(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Job job = {0};
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, JOB_FORMAT "y*", JOB_ARGS(job), &job.codes))
+        return NULL;
+    if (!job_check(&job)) {
+        job_clear(&job);
+        return NULL;
+    }
+    const Layer *layer = &job.layer;
+    const uint16_t *codes = job.codes.buf;
+    const uint8_t *below = job.below.buf;
+    for (long t = 0; t < job.n; t++)
+        if (codes[t] == ABSENT ? !job.optional && below[t] : codes[t] >= layer->size || !below[t]) {
+            PyErr_SetString(PyExc_ValueError, "a code is out of range");
+            job_clear(&job);
+            return NULL;
+        }
+    Encoder coder = {.range = 1ULL << WINDOW, .room = job.n * 6 + 8};
+    coder.bytes = malloc(coder.room);
+    if (coder.bytes) {
+        Py_BEGIN_ALLOW_THREADS
+        Presence presence;
+        presence_clear(&presence);
+        for (long t = 0; t < job.n; t++) {
+            const long before = t % job.n_frames;
+            if (!below[t])
+                continue;
+            if (job.optional) {
+                uint32_t *seen =
+                    presence.counts[presence_context(below + t, codes + t, before)];
+                const int there = codes[t] != ABSENT;
+                put(&coder, there ? seen[0] : 0, seen[there], seen[0] + seen[1]);
+                seen[there] += 2;
+                if (!there)
+                    continue;
+            }
+            int16_t active[MAX_HIDDEN];
+            activate(layer, (const int32_t *)job.base.buf + t * layer->hidden, codes + t, before,
+                     active);
+            job.fill(layer, active, &job.table);
+            uint64_t from = 0;
+            const long code = codes[t];
+            for (long g = 0; g < code / GROUP; g++)
+                from += job.table.sums[g];
+            for (long k = code / GROUP * GROUP; k < code; k++)
+                from += job.table.counts[k];
+            put(&coder, from, job.table.counts[code], job.table.total);
+        }
+        finish(&coder);
+        Py_END_ALLOW_THREADS
+        result = PyBytes_FromStringAndSize((const char *)coder.bytes, coder.n);
+        free(coder.bytes);
+    } else
+        PyErr_NoMemory();
+    job_clear(&job);
+    return result;
+}
+
+static PyObject *decode(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Job job = {0};
+    Py_buffer data = {0};
+    if (!PyArg_ParseTuple(args, JOB_FORMAT "w*y*", JOB_ARGS(job), &job.codes, &data))
+        return NULL;
+    if (!job_check(&job)) {
+        job_clear(&job);
+        PyBuffer_Release(&data);
+        return NULL;
+    }
+    const Layer *layer = &job.layer;
+    uint16_t *codes = job.codes.buf;
+    const uint8_t *below = job.below.buf;
+    int exact;
+    Py_BEGIN_ALLOW_THREADS
+    Decoder coder = {.bytes = data.buf, .n = data.len, .range = 1ULL << WINDOW};
+    for (int i = 0; i < WINDOW / 8; i++)
+        coder.value = coder.value << 8 | next_byte(&coder);
+    Presence presence;
+    presence_clear(&presence);
+    for (long t = 0; t < job.n; t++) {
+            const long before = t % job.n_frames;
+        codes[t] = ABSENT;
+        if (!below[t])
+            continue;
+        if (job.optional) {
+            uint32_t *seen = presence.counts[presence_context(below + t, codes + t, before)];
+            const uint64_t total = seen[0] + seen[1];
+            const int there = target(&coder, total) >= seen[0];
+            take(&coder, there ? seen[0] : 0, seen[there], total);
+            seen[there] += 2;
+            if (!there)
+                continue;
+        }
+        int16_t active[MAX_HIDDEN];
+        activate(layer, (const int32_t *)job.base.buf + t * layer->hidden, codes + t, before,
+                     active);
+        job.fill(layer, active, &job.table);
+        const uint64_t at = target(&coder, job.table.total);
+        uint64_t from = 0;
+        long k = 0;
+        for (; from + job.table.sums[k / GROUP] <= at; k += GROUP)
+            from += job.table.sums[k / GROUP];
+        for (; from + job.table.counts[k] <= at; k++)
+            from += job.table.counts[k];
+        codes[t] = (uint16_t)k;
+        take(&coder, from, job.table.counts[k], job.table.total);
+    }
+    /* Only the bytes that `finish` would have left are right: the interval's first multiple of
+     * LEAST, or of the whole window, and no byte more. */
+    uint64_t window = 0;
+    for (int i = WINDOW / 8; i > 0; i--)
+        window = window << 8 | (coder.at - i < coder.n ? coder.bytes[coder.at - i] : 0);
+    const uint64_t low = (window - coder.value) & LOW_BITS;
+    const uint64_t gap = (LOW_BITS + 1 - low) & LOW_BITS;
+    const uint64_t rest = gap < coder.range ? gap : (LEAST - low % LEAST) % LEAST;
+    exact = coder.value == rest && coder.n <= coder.at - WINDOW / 8 + (gap >= coder.range) &&
+            (coder.n == 0 || coder.bytes[coder.n - 1] != 0);
+    Py_END_ALLOW_THREADS
+    job_clear(&job);
+    PyBuffer_Release(&data);
+    return PyBool_FromLong(exact);
+}
+
+/* The frequencies of every codeword in the last of the frames; its own code may be anything. */
+static PyObject *frequencies(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Job job = {0};
+    Py_buffer out = {0};
+    if (!PyArg_ParseTuple(args, JOB_FORMAT "y*w*", JOB_ARGS(job), &job.codes, &out))
+        return NULL;
+    PyObject *result = NULL;
+    const uint16_t *codes = job.codes.buf;
+    const long last = job.n - 1;
+    if (!job_check(&job))
+        ;
+    else if (job.n < 1 || job.n != job.n_frames || out.len != job.layer.size * 4)
+        PyErr_SetString(PyExc_ValueError, "arrays of the wrong size");
+    else {
+        int bad = 0;
+        for (long i = 0; i < last; i++)
+            bad |= codes[i] != ABSENT && codes[i] >= job.layer.size;
+        if (bad)
+            PyErr_SetString(PyExc_ValueError, "a code is out of range");
+        else {
+            int16_t active[MAX_HIDDEN];
+            activate(&job.layer, (const int32_t *)job.base.buf + last * job.layer.hidden,
+                     codes + last, last, active);
+            job.fill(&job.layer, active, &job.table);
+            memcpy(out.buf, job.table.counts, out.len);
+            result = Py_NewRef(Py_None);
+        }
+    }
+    job_clear(&job);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+/* CRC-8 with the polynomial x^8 + x^2 + x + 1, start 0. */
+static PyObject *crc8(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_buffer data;
+    if (!PyArg_ParseTuple(args, "y*", &data))
+        return NULL;
+    static uint8_t table[256];
+    if (!table[1])
+        for (int i = 255; i >= 0; i--) { /* table[1] last: then all of it is there */
+            unsigned sum = (unsigned)i;
+            for (int bit = 0; bit < 8; bit++)
+                sum = (sum << 1) ^ (sum & 128 ? 0x107 : 0);
+            table[i] = (uint8_t)sum;
+        }
+    const uint8_t *byte = data.buf;
+    uint8_t sum = 0;
+    for (Py_ssize_t i = 0; i < data.len; i++)
+        sum = table[sum ^ byte[i]];
+    PyBuffer_Release(&data);
+    return PyLong_FromLong(sum);
+}
+
+static PyMethodDef METHODS[] = {
+    {"encode", encode, METH_VARARGS, "Codes of one layer and channel to bytes."},
+    {"decode", decode, METH_VARARGS, "Bytes to codes; whether every byte was as it must be."},
+    {"frequencies", frequencies, METH_VARARGS, "Frequencies of all codewords in one frame."},
+    {"crc8", crc8, METH_VARARGS, "Check byte of bytes."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, METHODS,
+                                    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    return PyModule_Create(&MODULE);
+}

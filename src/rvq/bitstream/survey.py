@@ -1,0 +1,43 @@
+"""What a file holds and what is wrong with it, as far as that shows without decoding."""
+
+from dataclasses import dataclass
+
+from rvq.bitstream.header import Header
+from rvq.bitstream.reader import Reader
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Facts about a file.
+
+    Attributes:
+        header: what it says of itself.
+        layers: bytes of the codes of every layer.
+        lost: blocks whose first layer is damaged or missing.
+        weakened: other blocks with damaged or missing layers.
+        whole: whether the file's checksum agrees; None if it has none or was not reached.
+    """
+
+    header: Header
+    layers: tuple[int, ...]
+    lost: int
+    weakened: int
+    whole: bool | None
+
+    @property
+    def payload(self) -> int:
+        """Bytes that are codes; the others hold the file together."""
+        return sum(self.layers)
+
+
+def survey(reader: Reader) -> Survey:
+    """Go through a file once."""
+    header = reader.header
+    layers = [0] * header.n_codebooks
+    found = weakened = 0
+    for stored in reader.payloads():
+        found += stored.layers[0] is not None
+        weakened += stored.layers[0] is not None and not stored.intact
+        for layer, data in enumerate(stored.layers):
+            layers[layer] += len(data or b"")
+    return Survey(header, tuple(layers), header.n_blocks - found, weakened, reader.whole)

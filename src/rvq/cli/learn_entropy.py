@@ -1,0 +1,34 @@
+"""`rvq learn-entropy`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvq.cli.arguments import Model, progress_bar
+from rvq.codec.models import DEFAULT_MODEL
+from rvq.errors import InputError
+
+
+def learn_entropy(
+    data: Annotated[list[Path], typer.Option(help="Folder written by `rvq data prepare`.")],
+    model: Model = DEFAULT_MODEL,
+    minutes: Annotated[float, typer.Option(help="Audio to learn from.")] = 150.0,
+    steps: Annotated[int, typer.Option(help="Steps per codebook.")] = 700,
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 for all cores.")] = 0,
+) -> None:
+    """Learn how likely a model's codes are, so that its files get smaller; after every training."""
+    try:
+        import torch
+
+        from rvq.train.entropy import learn_for
+    except ImportError as error:
+        raise InputError(f"learning needs `pip install 'rvq[train]'` ({error})") from None
+    from rvq.codec.codec import Codec
+
+    if threads:
+        torch.set_num_threads(threads)
+    codec = Codec.load(model, threads=threads)
+    with progress_bar(f"learning the codes of {codec.runtime.name}") as report:
+        path = learn_for(codec, data, minutes=minutes, steps=steps, progress=report)
+    typer.echo(f"{path}: {path.stat().st_size} bytes")

@@ -1,0 +1,259 @@
+"""Learning the entropy model of a codec from its own codes; see `rvq.bitstream.entropy`.
+
+Every layer's network is learned alone, in floating point, on blocks of the length that files have,
+and rounded to integers at the end. Its output weights start from the geometry of the codebook:
+codewords near to each other become likely together, long before each has been seen often.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import save
+from torch import Tensor, nn
+
+from rvq.bitstream.entropy import FILE
+from rvq.bitstream.tables import TOP
+from rvq.codec.codec import Codec
+from rvq.errors import InputError
+
+Integers = npt.NDArray[np.int64]
+Progress = Callable[[float], None]
+"""Called with the share of the work done, 0 to 1."""
+
+WIDTH = 32
+"""Principal components of the codewords that networks look at."""
+HIDDEN = 64
+AROUND = (-2, -1, 0, 1, 2)
+"""Frames, relative to the one to be coded, whose lower layers are looked at."""
+MEMORY = 3
+"""Frames before whose own layer is looked at."""
+BLOCK = 75
+_CEILING = 8.0
+"""Greatest activation while learning; `TOP` once rounded."""
+_SHARE_OF_SILENCE = 0.02
+
+
+def learn(
+    codec: Codec,
+    data: list[Path],
+    *,
+    minutes: float = 150.0,
+    steps: int = 700,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Progress = lambda share: None,
+) -> bytes:
+    """Learn the probabilities of a codec's codes.
+
+    Args:
+        codec: whose codes.
+        data: folders written by `rvq data prepare`.
+        minutes: of audio to encode, shared by the sources in proportion to the square root of
+            their lengths.
+        steps: per layer.
+        batch_size: blocks per step.
+        seed: of everything random.
+        progress: called as work is done.
+
+    Returns:
+        The bytes of an `entropy.safetensors` for the model's folder.
+
+    Raises:
+        InputError: nothing packed there, or less than a block.
+    """
+    blocks = gather(codec, data, minutes, progress=lambda share: progress(share / 2))
+    n_layers = blocks.shape[2]
+    codebooks = codec.runtime.codebooks
+    features = _features(codebooks, blocks)
+    torch.manual_seed(seed)
+    layers = []
+    for layer in range(n_layers):
+        network = LayerNetwork(torch.from_numpy(features).float(), layer)
+        _fit(network, blocks, steps=steps, batch_size=batch_size, seed=seed + layer)
+        layers.append(network.integers())
+        progress(0.5 + (layer + 1) / n_layers / 2)
+    arrays = {name: np.stack([layer[name] for layer in layers]) for name in layers[0]}
+    arrays |= {
+        "features": features,
+        "around": np.array(AROUND, np.int32),
+        "model": np.frombuffer(bytes.fromhex(codec.model_hash), np.uint8),
+    }
+    return save(arrays)
+
+
+def learn_for(
+    codec: Codec,
+    data: list[Path],
+    *,
+    minutes: float = 150.0,
+    steps: int = 700,
+    progress: Progress = lambda share: None,
+) -> Path:
+    """Learn, and put the entropy model into the folder of the model; arguments as for `learn`.
+
+    Raises:
+        InputError: as for `learn`, or the codec was not loaded from a folder.
+    """
+    if codec.folder is None:
+        raise InputError("this codec was not loaded from a folder: use Codec.load")
+    learned = learn(codec, data, minutes=minutes, steps=steps, progress=progress)
+    temporary = codec.folder / f".{FILE}"
+    temporary.write_bytes(learned)
+    return temporary.replace(codec.folder / FILE)
+
+
+def gather(
+    codec: Codec, data: list[Path], minutes: float, *, progress: Progress = lambda share: None
+) -> Integers:
+    """Codes of packed recordings in blocks, `[n, BLOCK, n_codebooks]`, some of silence.
+
+    Raises:
+        InputError: nothing packed there, or less than a block.
+    """
+    paths = sorted(path for folder in data for path in (folder / "train").glob("*.npy"))
+    lengths = {path: len(np.load(path, mmap_mode="r")) ** 0.5 for path in paths}
+    rate = codec.runtime.sample_rate
+    parts: list[Integers] = []
+    for done, path in enumerate(paths):
+        facts = json.loads(path.with_suffix(".json").read_text())
+        if facts["sample_rate"] != rate:
+            raise InputError(f"{path} is at {facts['sample_rate']} Hz, the model at {rate} Hz")
+        packed = np.load(path, mmap_mode="r")
+        wanted = int(minutes * 60 * rate * lengths[path] / sum(lengths.values()))
+        parts += _encode(codec, packed, wanted)
+        progress((done + 1) / len(paths))
+    if not parts:
+        raise InputError(f"no packed recordings under {', '.join(map(str, data))}")
+    silence = codec.encode(np.zeros((1, 10 * rate), np.float32), rate).indices[0]
+    silence = np.resize(silence, (int(len(parts) * _SHARE_OF_SILENCE) + 1, BLOCK, len(silence[0])))
+    return np.concatenate([np.stack(parts), silence])
+
+
+def _encode(codec: Codec, packed: npt.NDArray[np.int16], wanted: int) -> list[Integers]:
+    """Blocks of up to `wanted` samples, in pieces of 20 s spread over the recordings."""
+    piece = 20 * codec.runtime.sample_rate
+    n = max(1, min(wanted, len(packed)) // piece)
+    blocks: list[Integers] = []
+    for start in np.linspace(0, max(0, len(packed) - piece), n).astype(int):
+        audio = packed[start : start + piece].astype(np.float32)[None] / np.float32(32768)
+        codes = codec.encode(np.asarray(audio), codec.runtime.sample_rate).indices[0]
+        whole = len(codes) // BLOCK * BLOCK
+        blocks += list(codes[:whole].reshape(-1, BLOCK, codes.shape[1]))
+    return blocks
+
+
+def _features(codebooks: npt.NDArray[np.float32], blocks: Integers) -> npt.NDArray[np.int8]:
+    """Principal components of the codewords, as integers: `[layers, codebook_size, WIDTH]`."""
+    codes = blocks.reshape(-1, blocks.shape[2])
+    codes = codes[:: max(1, len(codes) // 20_000)]
+    chosen = np.stack([book[column] for book, column in zip(codebooks, codes.T, strict=True)])
+    sums = np.cumsum(chosen.astype(np.float64), axis=0)
+    latents = sums[np.unique(np.minimum([0, 1, 3, 7], len(sums) - 1))].reshape(-1, sums.shape[2])
+    _, axes = np.linalg.eigh(np.cov(latents.T))
+    components = codebooks.astype(np.float64) @ axes[:, ::-1][:, :WIDTH]
+    return np.rint(components * (127 / np.abs(components).max())).astype(np.int8)
+
+
+class LayerNetwork(nn.Module):
+    """The network of one layer, before rounding.
+
+    Args:
+        features: of all codewords, `[layers, codebook_size, width]`.
+        layer: which.
+        hidden: hidden units.
+    """
+
+    def __init__(self, features: Tensor, layer: int, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.layer = layer
+        self.scale = float(features[0].std())
+        self.codewords = features / self.scale
+        width = features.shape[2]
+        lower = width * len(AROUND) if layer else 0
+        self.inputs = nn.Linear(lower + width * MEMORY, hidden)
+        own = self.codewords[layer]
+        shape = torch.cat([own, own**2, (own**2).sum(1, keepdim=True)], dim=1)
+        self.shape = shape / shape.std(dim=0).clamp(min=1e-6)
+        self.common = nn.Parameter(torch.zeros(self.shape.shape[1], hidden + 1))
+        self.weights = nn.Parameter(torch.zeros(len(own), hidden))
+        self.bias = nn.Parameter(torch.zeros(len(own)))
+
+    def output(self) -> tuple[Tensor, Tensor]:
+        """Weights `[codebook_size, hidden]` and bias of the logits."""
+        common = self.shape @ self.common
+        return self.weights + common[:, :-1], self.bias + common[:, -1]
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Logits of blocks `[n, BLOCK, layers]`: `[n, BLOCK, codebook_size]`."""
+        seen = []
+        if self.layer:
+            below = torch.stack([self.codewords[j][codes[..., j]] for j in range(self.layer)]).sum(
+                0
+            )
+            seen += [_shifted(below, offset) for offset in AROUND]
+        own = self.codewords[self.layer][codes[..., self.layer]]
+        seen += [_shifted(own, -back) for back in range(1, MEMORY + 1)]
+        activations = self.inputs(torch.cat(seen, dim=-1)).clamp(0, _CEILING)
+        return F.linear(activations, *self.output())
+
+    @torch.no_grad()
+    def integers(self) -> dict[str, np.ndarray]:
+        """What `rvq.bitstream.entropy.EntropyModel` reads of a layer."""
+        step = TOP / _CEILING  # activations are counted in 1 / step
+        weights, bias = (x.double().numpy() / np.log(2) for x in self.output())
+        weights /= step
+        inputs = self.inputs.weight.double().numpy() * step / self.scale
+        offset = self.inputs.bias.double().numpy() * step
+        precision = int(np.floor(np.log2(127 / np.abs(weights).max())))
+        shift = int(np.floor(np.log2(32767 / np.abs(inputs).max())))
+        hidden = len(offset)
+        width = self.codewords.shape[2]
+        rows = np.rint(inputs.T * 2**shift).astype(np.int16).reshape(-1, width, hidden)
+        lower = np.zeros((len(AROUND), width, hidden), np.int16)
+        if self.layer:
+            lower[:] = rows[: len(AROUND)]
+        return {
+            "lower": lower,
+            "own": rows[-MEMORY:],
+            "offset": np.rint(offset * 2**shift).astype(np.int32),
+            "weights": np.rint(weights * 2**precision).astype(np.int8),
+            "bias": np.rint(bias * 2**precision).astype(np.int32),
+            "precision": np.array(precision, np.int32),
+            "shift": np.array(shift, np.int32),
+        }
+
+
+def _shifted(x: Tensor, offset: int) -> Tensor:
+    """What stands `offset` frames later, zeros beyond the block: `[n, BLOCK, width]`."""
+    if offset == 0:
+        return x
+    moved = torch.zeros_like(x)
+    if offset > 0:
+        moved[:, :-offset] = x[:, offset:]
+    else:
+        moved[:, -offset:] = x[:, :offset]
+    return moved
+
+
+def _fit(
+    network: LayerNetwork, blocks: Integers, *, steps: int, batch_size: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    counts = np.bincount(blocks[..., network.layer].ravel(), minlength=len(network.bias)) + 1.0
+    network.bias.data = torch.from_numpy(np.log(counts / counts.sum())).float()
+    rate = 4e-3
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.98))
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, step / 50) * (1 - step / steps)
+        batch = torch.from_numpy(blocks[random.integers(len(blocks), size=batch_size)])
+        target = batch[..., network.layer].flatten()
+        loss = F.cross_entropy(network(batch).flatten(0, 1), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
