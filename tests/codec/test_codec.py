@@ -69,7 +69,7 @@ def test_prefix_of_codes_is_the_encode_at_that_bitrate(codec, speech):
 @pytest.mark.parametrize("sample_rate", [24_000, 16_000])
 def test_codes_do_not_depend_on_how_samples_are_pushed(codec, speech, sample_rate):
     expected = codec.encode(speech, sample_rate, 6).indices
-    encoder = codec.stream_encoder(channels=1, sample_rate=sample_rate, bitrate=6)
+    encoder = codec.frame_encoder(channels=1, sample_rate=sample_rate, bitrate=6)
     random = np.random.default_rng(0)
     parts, start = [], 0
     while start < speech.shape[1]:
@@ -83,7 +83,7 @@ def test_codes_do_not_depend_on_how_samples_are_pushed(codec, speech, sample_rat
 def test_decoding_in_pieces_gives_the_same_audio(codec, speech):
     codes = codec.encode(speech, 24_000, 6)
     whole = codec.decode(codes)
-    decoder = codec.stream_decoder(channels=1, sample_rate=24_000)
+    decoder = codec.frame_decoder(channels=1, sample_rate=24_000)
     pieces = np.array_split(codes.indices, 23, axis=1)
     audio = np.concatenate([*(decoder.push(p) for p in pieces), decoder.flush()], axis=1)
     np.testing.assert_allclose(audio[:, : whole.shape[1]], whole, atol=1e-5)

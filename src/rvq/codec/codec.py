@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import dumps, loads
+from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime, load_runtime
 from rvq.codec.streaming import StreamDecoder, StreamEncoder
@@ -72,22 +73,41 @@ class Codec:
             )
         return int(bitrate / step + 1e-6)
 
-    def stream_encoder(
+    def frame_encoder(
         self, *, channels: int, sample_rate: int, bitrate: float | None = None
-    ) -> StreamEncoder:
-        """An encoder that takes samples as they come."""
-        if not 1000 <= sample_rate <= 768_000:
-            raise InputError(f"sample_rate must be 1000 to 768000 Hz, got {sample_rate}")
-        return StreamEncoder(
+    ) -> FrameEncoder:
+        """An encoder of samples that come in pieces, to codes."""
+        return FrameEncoder(
             self.runtime,
             channels=channels,
-            sample_rate=sample_rate,
+            sample_rate=_checked(sample_rate),
             n_codebooks=self.n_codebooks(bitrate),
         )
 
+    def frame_decoder(self, *, channels: int, sample_rate: int) -> FrameDecoder:
+        """A decoder of codes that come in pieces."""
+        return FrameDecoder(self.runtime, channels=channels, sample_rate=_checked(sample_rate))
+
+    def stream_encoder(
+        self,
+        *,
+        channels: int,
+        sample_rate: int,
+        bitrate: float | None = None,
+        frames_per_packet: int = 1,
+    ) -> StreamEncoder:
+        """An encoder of samples as they come, to packets."""
+        return StreamEncoder(
+            self.runtime,
+            channels=channels,
+            sample_rate=_checked(sample_rate),
+            n_codebooks=self.n_codebooks(bitrate),
+            frames_per_packet=frames_per_packet,
+        )
+
     def stream_decoder(self, *, channels: int, sample_rate: int) -> StreamDecoder:
-        """A decoder that takes codes as they come."""
-        return StreamDecoder(self.runtime, channels=channels, sample_rate=sample_rate)
+        """A decoder of packets as they come, or do not."""
+        return StreamDecoder(self.runtime, channels=channels, sample_rate=_checked(sample_rate))
 
     def check_model(self, model_hash: str) -> None:
         """Refuse codes of another model.
@@ -122,7 +142,7 @@ class Codec:
             raise InputError(f"audio must have 1 to 255 channels and samples, got {audio.shape}")
         if not np.isfinite(audio).all():
             raise InputError("audio contains NaN or infinity; repair or remove those samples")
-        encoder = self.stream_encoder(channels=len(audio), sample_rate=sample_rate, bitrate=bitrate)
+        encoder = self.frame_encoder(channels=len(audio), sample_rate=sample_rate, bitrate=bitrate)
         parts = [encoder.push(audio.astype(np.float32)), encoder.flush()]
         return Codes(
             indices=np.concatenate(parts, axis=1),
@@ -148,7 +168,7 @@ class Codec:
                 f"codes {indices.shape} do not fit {len(self.runtime.codebooks)} codebooks of "
                 f"{self.codebook_size}"
             )
-        decoder = self.stream_decoder(channels=len(indices), sample_rate=codes.sample_rate)
+        decoder = self.frame_decoder(channels=len(indices), sample_rate=codes.sample_rate)
         audio = np.concatenate([decoder.push(indices), decoder.flush()], axis=1)
         missing = max(0, codes.n_samples - audio.shape[1])
         return np.pad(audio, ((0, 0), (0, missing)))[:, : codes.n_samples]
@@ -165,3 +185,8 @@ class Codec:
             ModelError: made with another model.
         """
         return self.decode(loads(data))
+
+def _checked(sample_rate: int) -> int:
+    if not 1000 <= sample_rate <= 768_000:
+        raise InputError(f"sample_rate must be 1000 to 768000 Hz, got {sample_rate}")
+    return sample_rate

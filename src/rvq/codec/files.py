@@ -73,7 +73,7 @@ def encode_file(
         InputError: not audio, empty, not finite, or not to be read or written.
     """
     with _open_audio(source) as audio:
-        encoder = codec.stream_encoder(
+        encoder = codec.frame_encoder(
             channels=audio.channels, sample_rate=audio.samplerate, bitrate=bitrate
         )
         n_samples = 0
@@ -120,7 +120,7 @@ def decode_file(
         codec.check_model(header.model.hex())
         if header.n_codebooks > len(codec.runtime.codebooks):
             raise FormatError(f"{source} uses more codebooks than the model has")
-        decoder = codec.stream_decoder(channels=header.channels, sample_rate=header.sample_rate)
+        decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
         # What follows the end of the file is not made up: the output ends where the blocks do.
         written, lost, seen = 0, 0, 0
         with replacing(target) as temporary, _create_audio(temporary, header) as audio:

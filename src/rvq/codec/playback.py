@@ -15,9 +15,9 @@ def play_file(path: Path, model: str) -> None:
         InputError: sounddevice is not installed or there is no sound device.
     """
     with open_rvq(path) as file:
-        reader = Reader(file)
-        header = reader.header
         codec = Codec.load(model)
+        reader = Reader(file, entropy=codec.entropy)
+        header = reader.header
         codec.check_model(header.model.hex())
         try:
             import sounddevice
@@ -25,7 +25,7 @@ def play_file(path: Path, model: str) -> None:
             raise InputError(
                 f"playing needs PortAudio and `pip install 'rvq[play]'` ({error})"
             ) from None
-        decoder = codec.stream_decoder(channels=header.channels, sample_rate=header.sample_rate)
+        decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
         try:
             with sounddevice.OutputStream(
                 samplerate=header.sample_rate, channels=header.channels, dtype="float32"

@@ -5,6 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import ModelError
-from rvq.quantize.search import n_cores
+from rvq.quantize.search import Search, n_cores
 
 Floats = npt.NDArray[np.float32]
 
@@ -107,6 +108,11 @@ class Runtime(ABC):
         self.codebooks: Floats = codebooks.astype(np.float32)
         self.threads = threads or n_cores()
         self.stretch = STRETCH
+
+    @cached_property
+    def search(self) -> Search:
+        """Of the nearest codewords in all codebooks."""
+        return Search(self.codebooks, threads=self.threads)
 
     @property
     def frame_rate(self) -> float:

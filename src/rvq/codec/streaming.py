@@ -1,125 +1,204 @@
-"""Samples in, codes out, and back, in pieces of any size and in constant memory.
-
-The networks always see the same stretches of frames however the input was cut, so that codes do not
-depend on how samples were pushed.
-"""
+"""Samples in, packets out, and back, as they come: for calls, pipes and anything live."""
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
+from rvq.codec.frames import FrameDecoder, FrameEncoder
+from rvq.codec.packets import MAX_CODEBOOKS, NUMBERS, Packet
 from rvq.codec.runtime import Runtime
-from rvq.quantize.search import Search, decode
+from rvq.codec.snapshot import load_state, save_state
+from rvq.errors import FormatError, InputError
 
 Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
-
-STRETCH = 75
-"""Frames per call of a network."""
-
-
-class _Resampler:
-    """soxr on `[channels, samples]`, in pieces; nothing at all where the rates agree."""
-
-    def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
-        self._stream = None
-        if rate_in != rate_out:
-            self._stream = soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32")
-
-    def push(self, audio: Floats, last: bool = False) -> Floats:
-        if self._stream is None:
-            return audio
-        return self._stream.resample_chunk(np.ascontiguousarray(audio.T), last=last).T
 
 
 class StreamEncoder:
-    """Turns samples into codes as they come.
+    """Turns samples into packets, each as soon as its frames are complete.
 
     Args:
         runtime: the model.
         channels: coded one by one.
         sample_rate: of the samples, Hz.
         n_codebooks: codes per frame.
+        frames_per_packet: more frames share the 2 bytes of a packet's head, and wait longer.
+
+    Example:
+        >>> import numpy as np, rvq
+        >>> codec = rvq.Codec.load()
+        >>> encoder = codec.stream_encoder(channels=1, sample_rate=24000, bitrate=6)
+        >>> [len(packet) for packet in encoder.push(np.zeros((1, 640), np.float32))]
+        [12, 12]
     """
 
     def __init__(
-        self, runtime: Runtime, *, channels: int, sample_rate: int, n_codebooks: int
+        self,
+        runtime: Runtime,
+        *,
+        channels: int,
+        sample_rate: int,
+        n_codebooks: int,
+        frames_per_packet: int = 1,
     ) -> None:
+        if frames_per_packet < 1:
+            raise InputError(f"frames_per_packet must be at least 1, got {frames_per_packet}")
         self._runtime = runtime
-        self._search = Search(runtime.codebooks[:n_codebooks])
-        self._resampler = _Resampler(sample_rate, runtime.sample_rate, channels)
-        self._state = runtime.start("encoder", channels)
-        self._pending = np.empty((channels, 0), np.float32)
+        self._frames = FrameEncoder(
+            runtime, channels=channels, sample_rate=sample_rate, n_codebooks=1, stretch=1
+        )
+        self._channels = channels
+        self._frames_per_packet = frames_per_packet
+        self._bits = (runtime.codebooks.shape[1] - 1).bit_length()
+        self._number = 0
+        self.n_codebooks = n_codebooks
+        self._codes = self._frames.push(np.empty((channels, 0), np.float32))
 
-    def push(self, audio: Floats) -> Indices:
-        """Samples `[channels, any]` -> codes now complete, `[channels, n, n_codebooks]`."""
-        self._pending = np.concatenate([self._pending, self._resampler.push(audio)], axis=1)
-        stretch = STRETCH * self._runtime.hop_length
-        whole = self._pending.shape[1] // stretch * stretch
-        ready, self._pending = self._pending[:, :whole], self._pending[:, whole:]
-        return self._encode(ready)
+    @property
+    def n_codebooks(self) -> int:
+        """Codes per frame; setting it changes the bitrate from the next packet on."""
+        return self._frames.n_codebooks
 
-    def flush(self) -> Indices:
-        """The codes of what is pending, and of the frames that complete the last samples."""
-        channels = len(self._pending)
-        rest = self._resampler.push(np.empty((channels, 0), np.float32), last=True)
-        pending = np.concatenate([self._pending, rest], axis=1)
-        hop = self._runtime.hop_length
-        n_frames = -(-pending.shape[1] // hop) + self._runtime.delay
-        pending = np.pad(pending, ((0, 0), (0, n_frames * hop - pending.shape[1])))
-        return self._encode(pending)
+    @n_codebooks.setter
+    def n_codebooks(self, n: int) -> None:
+        most = min(MAX_CODEBOOKS, len(self._runtime.codebooks))
+        if not 1 <= n <= most:
+            raise InputError(f"n_codebooks must be 1 to {most}, got {n}")
+        self._frames.n_codebooks = n
 
-    def _encode(self, audio: Floats) -> Indices:
-        channels, hop = len(audio), self._runtime.hop_length
-        parts = [np.empty((channels, 0, len(self._search.books.codebooks)), np.int64)]
-        for start in range(0, audio.shape[1], STRETCH * hop):
-            stretch = audio[:, start : start + STRETCH * hop]
-            latents = self._runtime.encode(stretch, self._state)
-            codes = self._search(latents.reshape(-1, latents.shape[2])).codes
-            parts.append(codes.reshape(*latents.shape[:2], -1))
-        return np.concatenate(parts, axis=1)
+    def push(self, samples: Floats) -> list[bytes]:
+        """Samples `[channels, any]` in [-1, 1] -> the packets now complete.
+
+        Raises:
+            InputError: another number of channels, no floats, or NaN or infinity.
+        """
+        samples = np.asarray(samples)
+        if samples.ndim != 2 or len(samples) != self._channels or samples.dtype.kind != "f":
+            raise InputError(
+                f"samples must be floating point, [{self._channels}, any]; "
+                f"got {samples.dtype} of shape {samples.shape}"
+            )
+        if not np.isfinite(samples).all():
+            raise InputError("samples contain NaN or infinity")
+        return self._pack(self._frames.push(samples.astype(np.float32, copy=False)), False)
+
+    def flush(self) -> list[bytes]:
+        """The last packets, with the frames that complete the last samples."""
+        return self._pack(self._frames.flush(), True)
+
+    def save(self) -> bytes:
+        """All that the encoder remembers, for `restore`.
+
+        Raises:
+            InputError: the encoder resamples.
+        """
+        arrays = {
+            "number": np.array([self._number]),
+            "codes": self._codes,
+            "frames": np.frombuffer(self._frames.save(), np.uint8),
+        }
+        return save_state("stream encoder", self._runtime.hash, arrays)
+
+    def restore(self, data: bytes) -> None:
+        """Go on from where `save` was called, on this machine or another.
+
+        Raises:
+            FormatError: damaged, or not the state of an encoder with as many channels.
+            ModelError: of another model.
+        """
+        shapes = {"number": (1,), "codes": (self._channels, None, None), "frames": (None,)}
+        arrays = load_state(data, "stream encoder", self._runtime.hash, shapes)
+        self._frames.restore(arrays["frames"].tobytes())
+        self._number, self._codes = int(arrays["number"][0]), arrays["codes"]
+
+    def _pack(self, codes: npt.NDArray[np.int64], last: bool) -> list[bytes]:
+        packets = []
+        if self._codes.shape[2] != codes.shape[2]:  # the bitrate changed
+            packets += self._cut(self._codes, True)
+            self._codes = codes
+        else:
+            self._codes = np.concatenate([self._codes, codes], axis=1)
+        packets += self._cut(self._codes, last)
+        return packets
+
+    def _cut(self, codes: npt.NDArray[np.int64], last: bool) -> list[bytes]:
+        """Packets of frames in order; what makes none stays behind."""
+        size, n_frames = self._frames_per_packet, codes.shape[1]
+        whole = n_frames if last else n_frames // size * size
+        packets = []
+        for start in range(0, whole, size):
+            indices = codes[:, start : min(start + size, whole)]
+            packets.append(Packet(self._number, indices).to_bytes(self._bits))
+            self._number = (self._number + indices.shape[1]) % NUMBERS
+        self._codes = codes[:, whole:]
+        return packets
 
 
 class StreamDecoder:
-    """Turns codes back into samples as they come.
+    """Turns packets back into samples, each as soon as it comes.
+
+    Packets may be of any bitrate, be missing, damaged or late: what is missing is concealed once a
+    later packet shows it, or at once by `conceal`; what is late or damaged is left out.
 
     Args:
         runtime: the model.
-        channels: of the recording.
-        sample_rate: of the recording, Hz.
+        channels: of the stream.
+        sample_rate: of the samples, Hz.
     """
 
     def __init__(self, runtime: Runtime, *, channels: int, sample_rate: int) -> None:
         self._runtime = runtime
-        self._resampler = _Resampler(runtime.sample_rate, sample_rate, channels)
-        self._state = runtime.start("decoder", channels)
-        self._late = runtime.delay * runtime.hop_length
+        self._frames = FrameDecoder(runtime, channels=channels, sample_rate=sample_rate)
+        self._channels = channels
+        self._bits = (runtime.codebooks.shape[1] - 1).bit_length()
+        self._next: int | None = None
 
-    def push(self, indices: Indices) -> Floats:
-        """Codes `[channels, n_frames, any prefix]` -> the samples now complete."""
-        return self._resampler.push(self._decode(decode(indices, self._runtime.codebooks)))
+    def push(self, packet: bytes) -> Floats:
+        """A packet -> the samples now complete, `[channels, any]`."""
+        n_codebooks, size, _ = self._runtime.codebooks.shape
+        nothing = np.empty((self._channels, 0), np.float32)
+        try:
+            parsed = Packet.from_bytes(packet, channels=self._channels, bits=self._bits)
+        except FormatError:
+            return nothing
+        indices = parsed.indices
+        if indices.shape[2] > n_codebooks or indices.max() >= size:
+            return nothing
+        missing = (parsed.number - self._next) % NUMBERS if self._next is not None else 0
+        if missing >= NUMBERS // 2:  # it is late: its place is taken
+            return nothing
+        concealed = self.conceal(missing)
+        self._next = (parsed.number + indices.shape[1]) % NUMBERS
+        return np.concatenate([concealed, self._frames.push(indices)], axis=1)
 
-    def skip(self, n_frames: int) -> Floats:
-        """Silence in place of lost frames; the network goes on from neutral latents."""
-        channels, dim = len(self._state.samples), self._runtime.codebooks.shape[2]
-        lost = self._decode(np.zeros((channels, n_frames, dim), np.float32))
-        # A few milliseconds of fade at both ends keep the gap from clicking.
-        fade = np.zeros(lost.shape[1], np.float32)
-        edge = min(self._runtime.hop_length, lost.shape[1] // 2)
-        fade[:edge] = np.linspace(1, 0, edge)
-        fade[lost.shape[1] - edge :] = np.linspace(0, 1, edge)
-        return self._resampler.push(lost * fade)
+    def conceal(self, n_frames: int = 1) -> Floats:
+        """Samples in place of frames that did not come in time; packets with them are now late."""
+        if self._next is not None:
+            self._next = (self._next + n_frames) % NUMBERS
+        return self._frames.conceal(n_frames)
 
     def flush(self) -> Floats:
         """The last samples."""
-        return self._resampler.push(np.empty((len(self._state.samples), 0), np.float32), last=True)
+        return self._frames.flush()
 
-    def _decode(self, latents: Floats) -> Floats:
-        parts = [np.empty((len(latents), 0), np.float32)]
-        for start in range(0, latents.shape[1], STRETCH):
-            stretch = latents[:, start : start + STRETCH]
-            parts.append(self._runtime.decode(stretch, self._state))
-        audio = np.concatenate(parts, axis=1)
-        skipped = min(self._late, audio.shape[1])
-        self._late -= skipped
-        return audio[:, skipped:]
+    def save(self) -> bytes:
+        """All that the decoder remembers, for `restore`.
+
+        Raises:
+            InputError: the decoder resamples.
+        """
+        arrays = {
+            "next": np.array([-1 if self._next is None else self._next]),
+            "frames": np.frombuffer(self._frames.save(), np.uint8),
+        }
+        return save_state("stream decoder", self._runtime.hash, arrays)
+
+    def restore(self, data: bytes) -> None:
+        """Go on from where `save` was called, on this machine or another.
+
+        Raises:
+            FormatError: damaged, or not the state of a decoder with as many channels.
+            ModelError: of another model.
+        """
+        shapes = {"next": (1,), "frames": (None,)}
+        arrays = load_state(data, "stream decoder", self._runtime.hash, shapes)
+        self._frames.restore(arrays["frames"].tobytes())
+        self._next = None if arrays["next"][0] < 0 else int(arrays["next"][0])

@@ -1,5 +1,6 @@
 """Nearest codewords of vectors in a stack of codebooks: the one interface to every search."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,12 @@ class Search:
         else:
             found = blas.greedy(x, self.books)
         return SearchResult(*found)
+
+    def prefix(self, n: int) -> "Search":
+        """The same search with the first `n` codebooks only, in the same memory."""
+        search = copy(self)
+        search.books = self.books.prefix(n)
+        return search
 
     def paths(self, x: Floats, kept: int) -> Integers:
         """The `kept` best code sequences of the beam, best first: `[n, kept, n_codebooks]`."""

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rvq.bitstream.container import dumps
+from rvq.bitstream.container import trim
 from rvq.codec.codec import Codec
 from rvq.codec.runtime import Runtime
 from rvq.errors import InputError
-from rvq.evaluate.baselines import Mp3, Opus, System
+from rvq.evaluate.baselines import System
 from rvq.evaluate.metrics import align
+from rvq.evaluate.peers import Mp3, Opus, is_installed
 
 if TYPE_CHECKING:
     import soundfile
@@ -125,15 +125,23 @@ def encode(codec: Codec, data: bytes) -> Encoded:
     Raises:
         InputError: see `read_recording`.
     """
-    samples, seconds = read_recording(data, codec.runtime.sample_rate)
-    codes = codec.encode(samples[None], codec.runtime.sample_rate)
+    rate = codec.runtime.sample_rate
+    samples, seconds = read_recording(data, rate)
+    codes = codec.encode(samples[None], rate)
     return Encoded(
         samples=samples,
         seconds_read=seconds,
         latents=latents(codec.runtime, samples),
         codes=codes.indices[0].astype(np.int32),
-        file_bytes=tuple(len(dumps(codes.prefix(n + 1))) for n in range(codes.n_codebooks)),
+        file_bytes=tuple(_sizes(codec.compress(samples[None], rate), codes.n_codebooks)),
     )
+
+
+def _sizes(data: bytes, n_codebooks: int) -> Iterator[int]:
+    for n in range(1, n_codebooks + 1):
+        trimmed = io.BytesIO()
+        trim(io.BytesIO(data), trimmed, n)
+        yield trimmed.tell()
 
 
 def latents(runtime: Runtime, samples: Floats) -> Floats:
@@ -164,8 +172,7 @@ def decode(runtime: Runtime, latents: Floats, n_samples: int) -> Floats:
 
 def installed_peers() -> list[str]:
     """Which of `PEERS` can run here."""
-    needed = {"opus": ("opusenc", "opusdec"), "mp3": ("lame",)}
-    return [name for name in PEERS if all(map(shutil.which, needed[name.partition("-")[0]]))]
+    return [name for name in PEERS if is_installed(name.partition("-")[0])]
 
 
 def through_peer(name: str, samples: Floats, sample_rate: int) -> PeerResult:

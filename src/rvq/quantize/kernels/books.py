@@ -35,6 +35,14 @@ class Books:
         norms = np.add.accumulate(squares, axis=2)[:, :, -1]
         return cls(codebooks, np.ascontiguousarray((norms + penalties) / 2))
 
+    def prefix(self, n: int) -> "Books":
+        """The first `n` codebooks, in the same memory."""
+        books = Books(self.codebooks[:n], self.costs[:n])
+        vars(books).update(
+            {name: getattr(self, name)[:n] for name in ("offsets", "reach", "packed")}
+        )
+        return books
+
     @property
     def padded(self) -> int:
         """Codebook size rounded up to whole panels."""

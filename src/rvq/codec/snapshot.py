@@ -1,0 +1,69 @@
+"""What a stream remembers, as bytes: arrays in safetensors, with model and version; a CRC-32."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rvq.errors import FormatError, ModelError
+
+VERSION = 1
+"""Raised when an older reader could not go on from what is saved."""
+
+
+def save_state(kind: str, model_hash: str, arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Arrays, named and with what they belong to."""
+    from safetensors.numpy import save
+
+    about = {
+        f"{kind}.version": np.array([VERSION], np.int64),
+        "model": np.frombuffer(bytes.fromhex(model_hash), np.uint8),
+    }
+    data = save(about | {name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    return data + zlib.crc32(data).to_bytes(4, "big")
+
+
+def load_state(
+    data: bytes, kind: str, model_hash: str, shapes: Mapping[str, tuple[int | None, ...]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Undo `save_state`.
+
+    Args:
+        data: the bytes.
+        kind: of stream.
+        model_hash: of the model that shall go on.
+        shapes: of the arrays by name; None for any length.
+
+    Raises:
+        FormatError: damaged, of another kind, shape or version.
+        ModelError: of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if zlib.crc32(data[:-4]).to_bytes(4, "big") != data[-4:]:
+        raise FormatError("this is not the saved state of a stream, or it is damaged")
+    try:
+        arrays = load(data[:-4])
+    except (SafetensorError, ValueError, KeyError):
+        raise FormatError("this is not the saved state of a stream") from None
+    version = arrays.pop(f"{kind}.version", None)
+    if version is None:
+        raise FormatError(f"this is not the saved state of a stream's {kind}")
+    if version.tolist() != [VERSION]:
+        raise FormatError("the saved state is of another version of rvq; start the stream anew")
+    if arrays.pop("model", np.empty(0)).tobytes() != bytes.fromhex(model_hash):
+        raise ModelError("the saved state is of another model; start the stream anew")
+    for name, shape in shapes.items():
+        found = arrays[name].shape if name in arrays else None
+        if (
+            found is None
+            or len(found) != len(shape)
+            or any(want not in (None, n) for n, want in zip(found, shape, strict=True))
+        ):
+            raise FormatError(
+                f"the saved state does not fit this stream: {name} should be {shape}, not {found}"
+            )
+    return arrays
