@@ -1,11 +1,27 @@
 """Compressed files to the loudspeaker."""
 
 from pathlib import Path
+from typing import Any
 
 from rvq.bitstream.container import Reader
 from rvq.codec.codec import Codec
 from rvq.codec.files import open_rvq
 from rvq.errors import InputError
+
+
+def sound_devices() -> Any:
+    """The module sounddevice.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:
+        raise InputError(
+            f"sound devices need PortAudio and `pip install 'rvq[play]'` ({error})"
+        ) from None
+    return sounddevice
 
 
 def play_file(path: Path, model: str) -> None:
@@ -19,12 +35,7 @@ def play_file(path: Path, model: str) -> None:
         reader = Reader(file, entropy=codec.entropy)
         header = reader.header
         codec.check_model(header.model.hex())
-        try:
-            import sounddevice
-        except (ImportError, OSError) as error:
-            raise InputError(
-                f"playing needs PortAudio and `pip install 'rvq[play]'` ({error})"
-            ) from None
+        sounddevice = sound_devices()
         decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
         try:
             with sounddevice.OutputStream(

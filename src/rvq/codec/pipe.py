@@ -1,0 +1,150 @@
+"""Streams through pipes and sockets: raw PCM <-> packets, each with its length before it.
+
+    stream = head (18 bytes), then for every packet its length (2 bytes) and the packet
+    head   = "RVQS", version, channels (1 byte each), sample rate in Hz (4 bytes), model (8 bytes)
+
+All numbers are big-endian; the model is the first bytes of its hash. A stream ends where it ends.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from rvq.codec.codec import Codec
+from rvq.errors import FormatError, InputError
+
+Floats = npt.NDArray[np.float32]
+
+VERSION = 1
+SAMPLE_FORMATS = {"s16le": "<i2", "f32le": "<f4"}
+"""Raw PCM, channels interleaved: 16-bit integers or floats."""
+_HEAD = struct.Struct(">4sBBI8s")
+_MAGIC = b"RVQS"
+
+
+@dataclass(frozen=True)
+class StreamHeader:
+    """What holds for all packets of a stream.
+
+    Attributes:
+        channels: of the sound.
+        sample_rate: Hz.
+        model: first 8 bytes of the model's hash.
+    """
+
+    channels: int
+    sample_rate: int
+    model: bytes
+
+    def to_bytes(self) -> bytes:
+        """The 18 bytes."""
+        return _HEAD.pack(_MAGIC, VERSION, self.channels, self.sample_rate, self.model)
+
+    @classmethod
+    def read(cls, source: BinaryIO) -> "StreamHeader":
+        """Read and check.
+
+        Raises:
+            FormatError: no stream of packets, or of a newer version.
+        """
+        data = source.read(_HEAD.size)
+        if len(data) < _HEAD.size or not data.startswith(_MAGIC):
+            raise FormatError("this is not a stream of packets that `rvq stream encode` wrote")
+        _, version, channels, sample_rate, model = _HEAD.unpack(data)
+        if version > VERSION:
+            raise FormatError(f"this stream is of version {version}; upgrade rvq to decode it")
+        if not channels or not 1000 <= sample_rate <= 768_000:
+            raise FormatError("the head of this stream is damaged")
+        return cls(channels, sample_rate, model)
+
+
+def encode_pipe(
+    codec: Codec,
+    source: BinaryIO,
+    target: BinaryIO,
+    *,
+    sample_rate: int,
+    channels: int = 1,
+    sample_format: str = "s16le",
+    bitrate: float | None = None,
+) -> None:
+    """Raw PCM -> packets, each written as soon as its samples have come.
+
+    Raises:
+        InputError: arguments out of range, NaN or infinity, or nobody reads the output any more.
+    """
+    if not 1 <= channels <= 255:
+        raise InputError(f"channels must be 1 to 255, got {channels}")
+    encoder = codec.stream_encoder(channels=channels, sample_rate=sample_rate, bitrate=bitrate)
+    head = StreamHeader(channels, sample_rate, bytes.fromhex(codec.model_hash)[:8])
+    _write(target, head.to_bytes())
+    for samples in _samples(source, channels, sample_format):
+        _write_packets(target, encoder.push(samples))
+    _write_packets(target, encoder.flush())
+
+
+def decode_pipe(
+    codec: Codec, source: BinaryIO, target: BinaryIO, *, sample_format: str = "s16le"
+) -> None:
+    """Packets -> raw PCM, written as soon as packets come.
+
+    Raises:
+        FormatError: this is no stream of packets.
+        ModelError: made with another model.
+        InputError: nobody reads the output any more.
+    """
+    dtype = _dtype(sample_format)
+    head = StreamHeader.read(source)
+    codec.check_model(head.model.hex())
+    decoder = codec.stream_decoder(channels=head.channels, sample_rate=head.sample_rate)
+    while len(size := source.read(2)) == 2:
+        packet = source.read(int.from_bytes(size, "big"))
+        _write(target, _pcm(decoder.push(packet), dtype))
+    _write(target, _pcm(decoder.flush(), dtype))
+
+
+def _samples(source: BinaryIO, channels: int, sample_format: str) -> Iterator[Floats]:
+    """Samples `[channels, any]`, as many as there are at a time."""
+    dtype = _dtype(sample_format)
+    step = channels * dtype.itemsize
+    read = getattr(source, "read1", source.read)  # does not wait for a full buffer
+    rest = b""
+    while data := read(1 << 16):
+        data = rest + data
+        whole = len(data) // step * step
+        rest = data[whole:]
+        samples = np.frombuffer(data[:whole], dtype).reshape(-1, channels).T
+        scale = 1 / 32768 if dtype.kind == "i" else 1
+        yield (samples * np.float32(scale)).astype(np.float32)
+
+
+def _pcm(samples: Floats, dtype: np.dtype) -> bytes:
+    if dtype.kind == "i":
+        samples = np.clip(np.rint(samples * 32768), -32768, 32767)
+    return np.ascontiguousarray(samples.T).astype(dtype).tobytes()
+
+
+def _dtype(sample_format: str) -> np.dtype:
+    if sample_format not in SAMPLE_FORMATS:
+        raise InputError(
+            f"the sample format must be {' or '.join(SAMPLE_FORMATS)}, got {sample_format!r}"
+        )
+    return np.dtype(SAMPLE_FORMATS[sample_format])
+
+
+def _write_packets(target: BinaryIO, packets: list[bytes]) -> None:
+    _write(target, b"".join(len(packet).to_bytes(2, "big") + packet for packet in packets))
+
+
+def _write(target: BinaryIO, data: bytes) -> None:
+    if not data:
+        return
+    try:
+        target.write(data)
+        target.flush()
+    except OSError as error:
+        raise InputError(f"cannot write the output: {error.strerror}") from None
