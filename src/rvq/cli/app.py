@@ -15,6 +15,7 @@ from rvq.cli import (
     play,
     probe,
     serve,
+    stream,
     tokenize,
     train,
     trim,
@@ -32,6 +33,7 @@ app.command()(info.info)
 app.command()(trim.trim)
 app.command()(play.play)
 app.command(name="eval")(evaluate.evaluate)
+app.add_typer(stream.app, name="stream", help="Packets as samples come: pipes and live sound.")
 app.command()(serve.serve)
 app.command()(tokenize.tokenize)
 app.command()(detokenize.detokenize)

@@ -112,22 +112,32 @@ def _in_folder(folder: Path) -> Iterator[Source]:
                 yield _source(os.path.relpath(path, folder), path)
 
 
-def _in_manifest(manifest: Path) -> Iterator[Source]:
+def read_manifest(manifest: str | Path) -> Iterator[tuple[Path, str, dict]]:
+    """The entries of a manifest: path of the recording, key, and the other fields.
+
+    Raises:
+        InputError: it cannot be read, or has entries without a path or that repeat a key.
+    """
+    manifest = Path(manifest)
     seen: set[str] = set()
     for number, row in _rows(manifest):
         place = f"{manifest}, entry {number}"
         path_field = next((name for name in _PATH_FIELDS if row.get(name)), None)
         if path_field is None:
             raise InputError(f"{place} has no path; its field is to be called path")
-        path = str(row[path_field])
         key_field = next((name for name in _KEY_FIELDS if row.get(name)), path_field)
         key = str(row[key_field])
         if key in seen:
             raise InputError(f"{place} repeats {key!r}; every recording needs a key of its own")
         seen.add(key)
         rest = {k: v for k, v in row.items() if k not in (path_field, key_field) and v is not None}
+        yield manifest.parent / str(row[path_field]), key, rest
+
+
+def _in_manifest(manifest: Path) -> Iterator[Source]:
+    for path, key, rest in read_manifest(manifest):
         metadata = json.dumps(rest, ensure_ascii=False) if rest else None
-        yield _source(key, manifest.parent / path, metadata)
+        yield _source(key, path, metadata)
 
 
 def _rows(manifest: Path) -> Iterator[tuple[int, dict]]:
@@ -138,6 +148,8 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict]]:
                 yield from enumerate(csv.DictReader(file, delimiter=mark), 1)
             else:
                 yield from _json_lines(file, manifest)
+    except OSError as error:
+        raise InputError(f"cannot read {manifest}: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{manifest} is no manifest: {error}") from None
 
