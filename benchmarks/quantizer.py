@@ -50,16 +50,15 @@ class Row:
 
 def recordings(folder: Path) -> Iterator[np.ndarray]:
     """Speech at 24 kHz, clip by clip."""
-    from rvq.codec.files import read_audio
+    from rvq.codec.files import find_recordings, read_audio
 
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in {".flac", ".wav", ".ogg", ".mp3"}:
-            audio, rate = read_audio(path)
-            if rate != 24_000:
-                import soxr
+    for path in find_recordings(folder):
+        audio, rate = read_audio(path)
+        if rate != 24_000:
+            import soxr
 
-                audio = soxr.resample(audio.T, rate, 24_000).T
-            yield np.ascontiguousarray(audio[0], np.float32)
+            audio = soxr.resample(audio.T, rate, 24_000).T
+        yield np.ascontiguousarray(audio[0], np.float32)
 
 
 def log_mel(folder: Path, n: int) -> np.ndarray:

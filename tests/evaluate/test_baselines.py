@@ -6,9 +6,10 @@ import pytest
 import soundfile
 
 from rvq.errors import FormatError, InputError, RvqError
-from rvq.evaluate.baselines import Command, Mp3, Opus, RvqCodec
+from rvq.evaluate.baselines import Command, RvqCodec
 from rvq.evaluate.metrics import align, score
 from rvq.evaluate.ogg import packet_sizes
+from rvq.evaluate.peers import PEERS, Aac, Codec2, Mp3, Opus, Vorbis, is_installed
 
 needs_lame = pytest.mark.skipif(not shutil.which("lame"), reason="lame is not installed")
 needs_opus = pytest.mark.skipif(
@@ -60,6 +61,22 @@ def test_stereo_at_another_rate_keeps_its_channels(speech, system):
     assert np.corrcoef(decoded[0], speech)[0, 1] > 0.95
 
 
+@pytest.mark.parametrize(
+    ("name", "rates"), [("vorbis", (24, 48)), ("aac", (16, 48)), ("codec2", (1.2, 3.2))]
+)
+def test_other_peers_have_their_bitrate_and_improve_with_it(speech, name, rates):
+    if not is_installed(name):
+        pytest.skip(f"{name} is not installed")
+    qualities = []
+    for kbps in rates:
+        quality, result = pesq_after(PEERS[name](kbps), speech)
+        payload_kbps = result.payload_bytes / 125 / (len(speech) / 16000)
+        assert 0.7 * kbps < payload_kbps < 1.3 * kbps
+        assert result.payload_bytes <= result.n_bytes
+        qualities.append(quality)
+    assert qualities == sorted(qualities)
+
+
 @needs_opus
 def test_versions_name_the_library():
     assert "libopus" in Opus(6).version
@@ -107,7 +124,13 @@ def test_own_model_has_its_bitrate(speech):
     seconds = len(speech) / 16000
     # The frames that complete the end, and the last one's padding, count too.
     assert 3 <= result.payload_bytes / 125 / seconds < 3 * (1 + 4 / (75 * seconds))
-    assert result.payload_bytes < result.n_bytes < result.payload_bytes + 38 + 40
+    # Header and checksums are a small part of the file.
+    assert result.payload_bytes < result.n_bytes < 1.2 * result.payload_bytes
+    # Every frame chose a codeword of each codebook.
+    counts = np.array(result.code_counts)
+    assert counts.shape == (4, 1024)
+    assert len(set(counts.sum(axis=1))) == 1
+    assert counts.sum(axis=1)[0] >= 75 * seconds
 
 
 def test_settings_are_checked():
@@ -115,6 +138,14 @@ def test_settings_are_checked():
         Mp3(33)
     with pytest.raises(InputError, match="3"):
         Opus(3)
+    with pytest.raises(InputError, match="700"):
+        Codec2(700)
+    with pytest.raises(InputError, match="4"):
+        Vorbis(4)
+    with pytest.raises(InputError, match="4"):
+        Aac(4)
+    with pytest.raises(InputError, match="whole"):
+        PEERS["mp3"](16.5)
     with pytest.raises(InputError, match="must contain"):
         Command("x", "cp {input}", kbps=1)
     with pytest.raises(InputError, match="above 0"):

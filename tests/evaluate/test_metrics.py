@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rvq.errors import InputError, RvqError
 from rvq.evaluate import metrics
-from rvq.evaluate.metrics import METRICS, Scores, align, mel_distance, score, si_sdr
+from rvq.evaluate.metrics import CORE, METRICS, Scores, align, mel_distance, score, si_sdr
 
 RATE = 16000
 
@@ -29,7 +29,7 @@ def test_a_recording_against_itself_is_perfect(speech):
 def test_more_noise_is_worse_by_every_measure(speech):
     added = noise(len(speech)) * np.sqrt(np.mean(speech**2))
     ladder = [score(speech, speech + gain * added, RATE) for gain in (0.01, 0.05, 0.2, 0.8)]
-    for metric in METRICS:
+    for metric in CORE:
         values = [getattr(scores, metric) for scores in ladder]
         if metric == "mel_distance":
             values = [-value for value in values]
@@ -172,6 +172,17 @@ def test_a_missing_package_is_one_clear_sentence(speech, monkeypatch):
     monkeypatch.setattr(metrics, "import_module", missing)
     with pytest.raises(RvqError, match=r"pip install 'rvq\[eval\]'"):
         score(speech, speech, RATE)
+
+
+def test_only_what_was_asked_for_is_measured(speech):
+    scores = score(speech, speech + 0.01 * noise(len(speech)), RATE, ["estoi", "visqol_audio"])
+    assert 0.2 < scores.estoi < 1
+    assert 1 < scores.visqol_audio < 4.8
+    assert math.isnan(scores.pesq_wb)
+    assert scores.wer is None
+    with pytest.raises(InputError, match="no measure 'peaq'"):
+        metrics.versions(["peaq"])
+    assert {"pesq_wb", "mel_distance", "si_sdr"} <= set(metrics.installed())
 
 
 def test_metric_names_are_the_fields_of_scores():

@@ -1,15 +1,109 @@
 """`rvq eval`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rvq.cli.arguments import Model, progress_bar
+from rvq.cli.arguments import progress_bar
 from rvq.codec.models import DEFAULT_MODEL
 from rvq.errors import InputError
 
-_ENDINGS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au"}
+if TYPE_CHECKING:
+    from rvq.evaluate.baselines import System
+
+_DEFAULT_PEERS = {"opus": "6,8,12,16,24", "mp3": "16,24,32,64"}
+
+
+def evaluate(
+    reference: Annotated[Path, typer.Argument(help="Folder of recordings.")],
+    bitrates: Annotated[str, typer.Option(help="Ours, kbps.")] = "1.5,3,6,12",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Name of a model or model folder; repeat for several.")
+    ] = None,
+    mp3: Annotated[
+        str | None, typer.Option(help="MP3 by lame, kbps; where installed 16,24,32,64.")
+    ] = None,
+    opus: Annotated[
+        str | None, typer.Option(help="Opus by opusenc, kbps; where installed 6,8,12,16,24.")
+    ] = None,
+    vorbis: Annotated[str, typer.Option(help="Vorbis by oggenc, kbps.")] = "",
+    aac: Annotated[str, typer.Option(help="AAC by PyAV, kbps.")] = "",
+    codec2: Annotated[str, typer.Option(help="Codec 2 by c2enc, kbps.")] = "",
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Another codec: 'NAME,KBPS,COMMAND with {input} and {output}'."),
+    ] = None,
+    measures: Annotated[
+        str, typer.Option(help="More to measure: visqol_audio, dnsmos, speaker, wer; or all.")
+    ] = "",
+    limit: Annotated[int, typer.Option(help="At most so many clips, evenly chosen.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    cache: Annotated[Path | None, typer.Option(help="Resume from and add to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything here as JSON.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page: curves, players, blind listening test.")
+    ] = None,
+    html_clips: Annotated[int, typer.Option(help="Clips to be heard on the page.")] = 4,
+) -> None:
+    """Measure quality and real bitrates beside other codecs on the same recordings."""
+    from rich.console import Console
+
+    from rvq.codec.files import find_recordings
+    from rvq.evaluate.baselines import Command, RvqCodec
+    from rvq.evaluate.metrics import CORE, installed
+    from rvq.evaluate.page import to_html
+    from rvq.evaluate.peers import PEERS, is_installed
+    from rvq.evaluate.rate_distortion import evaluate as measure
+    from rvq.evaluate.report import codebook_lines, table, to_json, to_markdown
+
+    clips = find_recordings(reference)
+    if not clips:
+        raise InputError(f"no recordings below {reference}")
+    if limit and limit < len(clips):
+        clips = [clips[i * len(clips) // limit] for i in range(limit)]
+    models = model or [DEFAULT_MODEL]
+    systems: list[System] = [
+        RvqCodec(name, rate, family="rvq" if len(models) == 1 else Path(name).name)
+        for name in models
+        for rate in _rates(bitrates)
+    ]
+    asked = {"opus": opus, "mp3": mp3, "vorbis": vorbis, "aac": aac, "codec2": codec2}
+    for name, text in asked.items():
+        if text is None:
+            text = _DEFAULT_PEERS[name] if is_installed(name) else ""
+        systems += [PEERS[name](rate) for rate in _rates(text)]
+    systems += [Command(name, command, kbps) for name, kbps, command in map(_peer, peer or [])]
+    more = installed() if measures == "all" else [m.strip() for m in measures.split(",") if m]
+    with progress_bar(f"{len(clips)} clips, {len(systems)} codecs") as report:
+        evaluation = measure(
+            clips,
+            systems,
+            workers=workers,
+            cache=cache,
+            measures=[*CORE, *more],
+            progress=lambda done, total: report(done / total),
+        )
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table(evaluation))
+    for line in codebook_lines(evaluation):
+        typer.echo(line)
+    for failure in evaluation.failures:
+        typer.echo(f"rvq: {failure}", err=True)
+    if json:
+        _write(json, to_json(evaluation))
+    if markdown:
+        _write(markdown, to_markdown(evaluation))
+    if html:
+        with progress_bar("players of the page") as report:
+            page = to_html(
+                evaluation,
+                systems,
+                clips=html_clips,
+                progress=lambda done, total: report(done / total),
+            )
+        _write(html, page)
 
 
 def _rates(text: str) -> list[float]:
@@ -19,60 +113,17 @@ def _rates(text: str) -> list[float]:
         raise InputError(f"bitrates must be numbers separated by commas, got {text!r}") from None
 
 
-def evaluate(
-    reference: Annotated[Path, typer.Argument(help="Folder of recordings.")],
-    bitrates: Annotated[str, typer.Option(help="Ours, kbps.")] = "1.5,3,6,12",
-    mp3: Annotated[str, typer.Option(help="MP3 by lame, kbps.")] = "16,24,32,64",
-    opus: Annotated[str, typer.Option(help="Opus by opusenc, kbps.")] = "6,8,12,16,24",
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(help="Another codec: 'NAME,KBPS,COMMAND with {input} and {output}'."),
-    ] = None,
-    model: Model = DEFAULT_MODEL,
-    limit: Annotated[int, typer.Option(help="At most so many clips, evenly chosen.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
-    cache: Annotated[Path | None, typer.Option(help="Resume from and add to this file.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write everything here as JSON.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
-) -> None:
-    """Measure quality and real bitrates beside MP3 and Opus on the same recordings."""
-    from rich.console import Console
+def _peer(entry: str) -> tuple[str, float, str]:
+    name, _, rest = entry.partition(",")
+    kbps, _, command = rest.partition(",")
+    rates = _rates(kbps)
+    if not command or len(rates) != 1:
+        raise InputError(f"--peer must be NAME,KBPS,COMMAND, got {entry!r}")
+    return name, rates[0], command
 
-    from rvq.evaluate.baselines import Command, Mp3, Opus, RvqCodec, System
-    from rvq.evaluate.perplexity import codebook_use
-    from rvq.evaluate.rate_distortion import evaluate as measure
-    from rvq.evaluate.report import table, to_json, to_markdown
 
-    clips = sorted(p for p in reference.rglob("*") if p.suffix.lower() in _ENDINGS)
-    if not clips:
-        raise InputError(f"no recordings below {reference}")
-    if limit and limit < len(clips):
-        clips = [clips[i * len(clips) // limit] for i in range(limit)]
-    systems: list[System] = [RvqCodec(model, rate) for rate in _rates(bitrates)]
-    systems += [Opus(rate) for rate in _rates(opus)]
-    systems += [Mp3(int(rate)) for rate in _rates(mp3)]
-    for entry in peer or []:
-        name, _, rest = entry.partition(",")
-        kbps, _, command = rest.partition(",")
-        if not command:
-            raise InputError(f"--peer must be NAME,KBPS,COMMAND, got {entry!r}")
-        systems.append(Command(name, command, _rates(kbps)[0]))
-    with progress_bar(f"{len(clips)} clips, {len(systems)} codecs") as report:
-        evaluation = measure(
-            clips,
-            systems,
-            workers=workers,
-            cache=cache,
-            progress=lambda done, total: report(done / total),
-        )
-    console = Console(width=None if Console().is_terminal else 120)
-    console.print(table(evaluation))
-    for failure in evaluation.failures:
-        typer.echo(f"rvq: {failure}", err=True)
-    if json:
-        json.write_text(to_json(evaluation))
-    if markdown:
-        markdown.write_text(to_markdown(evaluation))
-    if measured := sorted({Path(record.clip) for record in evaluation.records}):
-        use = codebook_use(model, measured)
-        typer.echo(f"perplexity of the codebooks: {use.min():.0%} to {use.max():.0%} of their size")
+def _write(path: Path, text: str) -> None:
+    from rvq.codec.files import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text)

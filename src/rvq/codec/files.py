@@ -18,6 +18,10 @@ from rvq.errors import FormatError, InputError
 Progress = Callable[[float], None]
 """Called with the share of the work done, 0 to 1."""
 
+AUDIO_ENDINGS = frozenset(
+    (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+)
+"""Endings by which a folder's recordings are found."""
 _SECONDS_PER_READ = 10
 _FORMATS = {name: name for name in soundfile.available_formats()}
 _FORMATS |= {"OGA": "OGG", "OPUS": "OGG", "AIF": "AIFF"}
@@ -153,6 +157,11 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
     with _open_audio(path) as audio:
         samples = np.concatenate([np.empty((0, audio.channels), np.float32), *_blocks(audio)])
         return np.ascontiguousarray(samples.T), audio.samplerate
+
+
+def find_recordings(folder: Path) -> list[Path]:
+    """The audio files below a folder, by their endings, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS)
 
 
 def open_rvq(path: Path) -> BinaryIO:

@@ -1,9 +1,10 @@
-"""Codecs to measure: each turns a recording into bytes and back.
+"""What can be measured: a system turns a recording into bytes and back.
 
-`Mp3` and `Opus` run their reference programs, `RvqCodec` this package, `Command` anything else.
-All are small frozen dataclasses: they travel to worker processes and open what they need there.
+`RvqCodec` runs this package, `Command` any program; `peers` holds MP3, Opus and others. All are
+small frozen dataclasses: they travel to worker processes and open what they need there.
 """
 
+import json
 import shlex
 import tempfile
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rvq.bitstream.header import Header
+from rvq.bitstream.container import payload_size
+from rvq.codec.models import find
 from rvq.errors import InputError
-from rvq.evaluate.ogg import packet_sizes
+from rvq.evaluate.perplexity import code_counts
 from rvq.evaluate.programs import (
     Audio,
     find_program,
-    program_version,
     read_wav,
     run_program,
     write_wav,
@@ -25,11 +26,6 @@ from rvq.evaluate.programs import (
 
 if TYPE_CHECKING:
     from rvq.codec.codec import Codec
-
-# MPEG-1, 2 and 2.5 layer III together; LAME picks the sample rate that has the bitrate.
-_MP3_KBPS = frozenset(
-    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320)
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +37,14 @@ class Roundtrip:
             be delayed and of another length.
         n_bytes: size of the compressed file.
         payload_bytes: size of the coded audio in it without container, or None if not known.
+        code_counts: of codecs of this package, how often every codeword was used,
+            `[n_codebooks][codebook_size]`.
     """
 
     audio: Audio
     n_bytes: int
     payload_bytes: int | None = None
+    code_counts: tuple[tuple[int, ...], ...] | None = None
 
 
 class System(Protocol):
@@ -84,99 +83,6 @@ class System(Protocol):
 
 
 @dataclass(frozen=True)
-class Mp3:
-    """MP3 at a constant bitrate through LAME, at the sample rate LAME chooses.
-
-    Attributes:
-        kbps: one of the bitrates of MPEG layer III, 8 to 320.
-    """
-
-    kbps: int
-    family = "MP3"
-
-    def __post_init__(self) -> None:
-        if self.kbps not in _MP3_KBPS:
-            raise InputError(f"MP3 has no bitrate of {self.kbps} kbps; try {sorted(_MP3_KBPS)}")
-
-    @property
-    def name(self) -> str:
-        """Such as "MP3 32"."""
-        return f"MP3 {self.kbps}"
-
-    @property
-    def nominal_kbps(self) -> float:
-        """The constant bitrate."""
-        return float(self.kbps)
-
-    @property
-    def version(self) -> str:
-        """LAME's version."""
-        return program_version("lame", "--version")
-
-    def roundtrip(self, audio: Audio, sample_rate: int) -> Roundtrip:
-        """See `System.roundtrip`; up to two channels."""
-        if len(audio) > 2:
-            raise InputError(f"MP3 takes one or two channels, got {len(audio)}")
-        with tempfile.TemporaryDirectory(prefix="rvq-") as folder:
-            wav, mp3, decoded = (Path(folder, name) for name in ("in.wav", "x.mp3", "out.wav"))
-            write_wav(wav, audio, sample_rate)
-            run_program(["lame", "--quiet", "--cbr", "-b", str(self.kbps), str(wav), str(mp3)])
-            run_program(["lame", "--quiet", "--decode", str(mp3), str(decoded)])
-            return Roundtrip(read_wav(decoded, sample_rate), mp3.stat().st_size)
-
-
-@dataclass(frozen=True)
-class Opus:
-    """Opus at a variable bitrate through opusenc and opusdec (package opus-tools).
-
-    Ogg adds 1 to 2 kbps on short clips even without tags: compare by payload.
-
-    Attributes:
-        kbps: the target, 6 to 256 per channel; short clips of speech come out up to a third
-            above or below it.
-    """
-
-    kbps: float
-    family = "Opus"
-
-    def __post_init__(self) -> None:
-        if not 6 <= self.kbps <= 512:
-            raise InputError(f"opusenc takes 6 to 256 kbps per channel, got {self.kbps}")
-
-    @property
-    def name(self) -> str:
-        """Such as "Opus 12"."""
-        return f"Opus {self.kbps:g}"
-
-    @property
-    def nominal_kbps(self) -> float:
-        """The target of the variable bitrate."""
-        return float(self.kbps)
-
-    @property
-    def version(self) -> str:
-        """Versions of opus-tools and of libopus."""
-        find_program("opusdec")
-        return program_version("opusenc", "--version")
-
-    def roundtrip(self, audio: Audio, sample_rate: int) -> Roundtrip:
-        """See `System.roundtrip`."""
-        with tempfile.TemporaryDirectory(prefix="rvq-") as folder:
-            wav, opus, decoded = (Path(folder, name) for name in ("in.wav", "x.opus", "out.wav"))
-            write_wav(wav, audio, sample_rate)
-            lean = ["--padding", "0", "--discard-comments"]  # no room for tags nobody writes
-            rate = ["--bitrate", f"{self.kbps:g}"]
-            run_program(["opusenc", "--quiet", *lean, *rate, str(wav), str(opus)])
-            # 48 kHz is Opus's own rate: its output is resampled here like every other system's.
-            run_program(
-                ["opusdec", "--quiet", "--rate", "48000", "--float", str(opus), str(decoded)]
-            )
-            data = opus.read_bytes()
-            payload = sum(packet_sizes(data)[2:])  # after OpusHead and OpusTags
-            return Roundtrip(read_wav(decoded, sample_rate), len(data), payload)
-
-
-@dataclass(frozen=True)
 class RvqCodec:
     """A model of this package at one bitrate; the payload is codes without header and checksums.
 
@@ -203,14 +109,18 @@ class RvqCodec:
     @property
     def version(self) -> str:
         """The model's content hash."""
-        return _load_codec(self.model).model_hash
+        return str(json.loads((find(self.model) / "model.json").read_text())["hash"])
 
     def roundtrip(self, audio: Audio, sample_rate: int) -> Roundtrip:
         """See `System.roundtrip`."""
         codec = _load_codec(self.model)
         data = codec.compress(audio, sample_rate, bitrate=self.kbps)
-        payload = Header.from_bytes(data).payload_size
-        return Roundtrip(codec.decompress(data), len(data), payload)
+        codes = codec.encode(audio, sample_rate, bitrate=self.kbps)
+        payload = payload_size(data)
+        counts = code_counts(codes.indices.reshape(-1, codes.n_codebooks), codes.codebook_size)
+        return Roundtrip(
+            codec.decode(codes), len(data), payload, tuple(map(tuple, counts.tolist()))
+        )
 
 
 @dataclass(frozen=True)

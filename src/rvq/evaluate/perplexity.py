@@ -1,8 +1,5 @@
 """How many of its codewords a codebook really uses."""
 
-from collections.abc import Iterable
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 
@@ -41,36 +38,16 @@ def perplexity(codes: npt.ArrayLike, codebook_size: int) -> npt.NDArray[np.float
         raise InputError(
             f"codes must lie in 0..{codebook_size - 1}, got {codes.min()}..{codes.max()}"
         )
-    return np.array([_perplexity(column, codebook_size) for column in codes.T])
+    return perplexity_of_counts(code_counts(codes, codebook_size))
 
 
-def codebook_use(model: str | Path, clips: Iterable[Path]) -> npt.NDArray[np.float64]:
-    """Perplexity of every codebook of a model over recordings, as a share of its size.
-
-    Args:
-        model: name or folder, for `Codec.load`.
-        clips: audio files.
-
-    Returns:
-        Shares in (0, 1], shape `[n_codebooks]`.
-
-    Raises:
-        InputError: there are no recordings, or one cannot be read.
-    """
-    from rvq.codec.codec import Codec
-    from rvq.codec.files import read_audio
-
-    codec = Codec.load(model)
-    parts = []
-    for clip in clips:
-        codes = codec.encode(*read_audio(clip)).indices
-        parts.append(codes.reshape(-1, codes.shape[2]))
-    if not parts:
-        raise InputError("no recordings to count the use of codebooks on")
-    return perplexity(np.concatenate(parts), codec.codebook_size) / codec.codebook_size
+def code_counts(codes: npt.NDArray[np.integer], codebook_size: int) -> npt.NDArray[np.int64]:
+    """How often each codeword was used: codes `[n, n_codebooks]` -> `[n_codebooks, size]`."""
+    return np.array([np.bincount(column, minlength=codebook_size) for column in codes.T])
 
 
-def _perplexity(column: npt.NDArray[np.integer], codebook_size: int) -> float:
-    counts = np.bincount(column, minlength=codebook_size)
-    used = counts[counts > 0] / len(column)
-    return float(np.exp(-np.sum(used * np.log(used))))
+def perplexity_of_counts(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    """Perplexities `[n_codebooks]` of the numbers that `code_counts` gives, which may be added."""
+    share = counts / counts.sum(axis=1, keepdims=True)
+    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
+    return np.exp(-np.sum(share * logs, axis=1))

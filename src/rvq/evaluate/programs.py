@@ -13,7 +13,15 @@ from rvq.errors import RvqError
 
 Audio = npt.NDArray[np.float32]
 
-_PACKAGES = {"lame": "lame", "opusenc": "opus-tools", "opusdec": "opus-tools"}
+_PACKAGES = {
+    "lame": "lame",
+    "opusenc": "opus-tools",
+    "opusdec": "opus-tools",
+    "oggenc": "vorbis-tools",
+    "oggdec": "vorbis-tools",
+    "c2enc": "codec2",
+    "c2dec": "codec2",
+}
 
 
 def find_program(program: str) -> str:

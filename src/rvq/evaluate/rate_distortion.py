@@ -25,6 +25,7 @@ def evaluate(
     *,
     workers: int = 2,
     cache: Path | None = None,
+    measures: Sequence[str] = metrics.CORE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Send every clip through every system and measure what comes back.
@@ -38,6 +39,7 @@ def evaluate(
         workers: processes to spread the pairs over, each with one thread; 1 stays in this
             process. More need, in a script, the usual `if __name__ == "__main__":`.
         cache: file of finished records to skip and to append to.
+        measures: what to measure, of `metrics.METRICS`.
         progress: called with (pairs finished, pairs in all) after every pair and once at the
             start.
 
@@ -52,7 +54,8 @@ def evaluate(
     names = [info.name for info in infos]
     if len(set(names)) < len(names):
         raise InputError(f"systems must have distinct names, got {', '.join(names)}")
-    versions = metrics.versions()
+    measures = tuple(name for name in metrics.METRICS if name in set(measures)) or metrics.CORE
+    versions = metrics.versions(measures)
     store = RecordCache(cache)
 
     results: dict[int, Record | Failure] = {}  # by place: clips in order, then systems
@@ -66,10 +69,10 @@ def evaluate(
             results[first] = Failure(clip, None, error.strerror or str(error))
             continue
         for place, (system, info) in enumerate(zip(systems, infos, strict=True), start=first):
-            key = record_key(digest, info, versions)
+            key = record_key(digest, info, versions, measures)
             record = store.find(key, clip)
             if record is None:
-                jobs.append(_Job(place, key, clip, system))
+                jobs.append(_Job(place, key, clip, system, measures))
             else:
                 results[place] = record
 
@@ -88,10 +91,10 @@ def evaluate(
     records = tuple(result for result in ordered if isinstance(result, Record))
     # An unreadable clip fails once per system, and is named once.
     failures = dict.fromkeys(result for result in ordered if isinstance(result, Failure))
-    return Evaluation(infos, records, tuple(failures), versions)
+    return Evaluation(infos, records, tuple(failures), versions, measures)
 
 
-def measure(clip: str, system: System) -> Record | Failure:
+def measure(clip: str, system: System, measures: Sequence[str] = metrics.CORE) -> Record | Failure:
     """One clip through one system: what a worker does."""
     from rvq.codec.files import read_audio
 
@@ -104,11 +107,19 @@ def measure(clip: str, system: System) -> Record | Failure:
     try:
         result = system.roundtrip(audio, sample_rate)
         decoded = metrics.align(audio, result.audio, sample_rate)
-        scores = metrics.score(audio, decoded, sample_rate)
+        scores = metrics.score(audio, decoded, sample_rate, measures)
     except (RvqError, RuntimeError, OSError) as error:  # RuntimeError: onnxruntime's, libsndfile's
         return Failure(clip, system.name, str(error))
     seconds = audio.shape[1] / sample_rate
-    return Record(clip, system.name, seconds, result.n_bytes, result.payload_bytes, scores)
+    return Record(
+        clip,
+        system.name,
+        seconds,
+        result.n_bytes,
+        result.payload_bytes,
+        scores,
+        result.code_counts,
+    )
 
 
 @dataclass(frozen=True)
@@ -117,20 +128,21 @@ class _Job:
     key: str
     clip: str
     system: System
+    measures: tuple[str, ...]
 
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Record | Failure]]:
     """Results as they come."""
     if workers <= 1 or len(jobs) <= 1:
         for job in jobs:
-            yield job, measure(job.clip, job.system)
+            yield job, measure(job.clip, job.system, job.measures)
         return
     # Spawned, not forked: onnxruntime's and BLAS's threads do not survive a fork.
     with (
         _one_thread_per_child(),
         ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool,
     ):
-        waiting = {pool.submit(measure, job.clip, job.system): job for job in jobs}
+        waiting = {pool.submit(measure, job.clip, job.system, job.measures): job for job in jobs}
         try:
             while waiting:
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:

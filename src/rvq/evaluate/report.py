@@ -8,17 +8,21 @@ from rich.table import Table
 
 from rvq.evaluate.cache import finite_or_none, record_to_json
 from rvq.evaluate.metrics import METRICS
-from rvq.evaluate.results import Evaluation, Interval, SystemInfo
+from rvq.evaluate.results import Evaluation, Interval, Record, SystemInfo
 
-_LABELS = {
+LABELS = {
     "pesq_wb": "PESQ-WB",
     "estoi": "ESTOI",
     "visqol": "ViSQOL",
     "mel_distance": "mel",
     "si_sdr": "SI-SDR dB",
+    "visqol_audio": "ViSQOL audio",
+    "dnsmos": "DNSMOS",
+    "speaker": "speaker",
+    "wer": "WER",
 }
-_DECIMALS = {"pesq_wb": 2, "estoi": 3, "visqol": 2, "mel_distance": 2, "si_sdr": 1}
-_HEADINGS = ("system", "file kbps", "payload kbps", *(_LABELS[name] for name in METRICS))
+"""Headings of the measures."""
+_DECIMALS = dict.fromkeys(METRICS, 2) | {"estoi": 3, "si_sdr": 1, "speaker": 3, "wer": 3}
 
 
 def table(evaluation: Evaluation) -> Table:
@@ -26,11 +30,11 @@ def table(evaluation: Evaluation) -> Table:
 
     A mean that lacks some of the clips says of how many it is.
     """
-    grid = Table(title=_title(evaluation), caption=_caption(evaluation))
-    for heading in _HEADINGS:
+    grid = Table(title=title(evaluation), caption=caption(evaluation))
+    for heading in _headings(evaluation):
         grid.add_column(heading, justify="left" if heading == "system" else "right")
     family = None
-    for info in _sorted(evaluation):
+    for info in by_family(evaluation):
         if family not in (None, info.family):
             grid.add_section()
         family = info.family
@@ -40,24 +44,44 @@ def table(evaluation: Evaluation) -> Table:
 
 def to_markdown(evaluation: Evaluation) -> str:
     """The same table in Markdown, with its title above and the versions below."""
-    rows = [_HEADINGS, ("---", *["---:"] * (len(_HEADINGS) - 1))]
-    rows += [_row(evaluation, info) for info in _sorted(evaluation)]
+    headings = _headings(evaluation)
+    rows = [headings, ("---", *["---:"] * (len(headings) - 1))]
+    rows += [_row(evaluation, info) for info in by_family(evaluation)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([_title(evaluation), "", *lines, "", _caption(evaluation), ""])
+    return "\n".join([title(evaluation), "", *lines, "", caption(evaluation), ""])
+
+
+def codebook_lines(evaluation: Evaluation) -> list[str]:
+    """A sentence for each codec of this package: how well its codebooks are used."""
+    largest: dict[str, SystemInfo] = {}
+    for info in by_family(evaluation):
+        if evaluation.codebook_use(info.name) is not None:
+            largest[info.family] = info  # the last has the most codebooks
+    lines = []
+    for info in largest.values():
+        use = evaluation.codebook_use(info.name)
+        shares = ", ".join(f"{share:.0%}" for share in ([] if use is None else use))
+        lines.append(f"perplexity of the codebooks of {info.name}, of their size: {shares}")
+    return lines
 
 
 def to_json(evaluation: Evaluation) -> str:
     """Everything as JSON: means and intervals, single records, failures, versions; nan is null."""
     content = {
-        "systems": [_system_json(evaluation, info) for info in _sorted(evaluation)],
+        "systems": [_system_json(evaluation, info) for info in by_family(evaluation)],
         "metric_versions": evaluation.metric_versions,
         "failures": [vars(failure) for failure in evaluation.failures],
-        "records": [record_to_json(record) for record in evaluation.records],
+        "records": [_record_json(record) for record in evaluation.records],
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def _sorted(evaluation: Evaluation) -> list[SystemInfo]:
+def _headings(evaluation: Evaluation) -> tuple[str, ...]:
+    return ("system", "file kbps", "payload kbps", *(LABELS[name] for name in evaluation.metrics))
+
+
+def by_family(evaluation: Evaluation) -> list[SystemInfo]:
+    """The systems by family and bitrate."""
     return sorted(evaluation.systems, key=lambda info: (info.family, info.nominal_kbps, info.name))
 
 
@@ -65,7 +89,7 @@ def _row(evaluation: Evaluation, info: SystemInfo) -> tuple[str, ...]:
     n_clips = len({record.clip for record in evaluation.records})
     cells = [
         _cell(evaluation.summary(info.name, metric), _DECIMALS[metric], n_clips)
-        for metric in METRICS
+        for metric in evaluation.metrics
     ]
     rates = (evaluation.file_kbps(info.name), evaluation.payload_kbps(info.name))
     return (info.name, *("–" if math.isnan(rate) else f"{rate:.2f}" for rate in rates), *cells)
@@ -80,7 +104,8 @@ def _cell(interval: Interval, decimals: int, n_clips: int) -> str:
     return cell if interval.n == n_clips else f"{cell} (n={interval.n})"
 
 
-def _title(evaluation: Evaluation) -> str:
+def title(evaluation: Evaluation) -> str:
+    """How many clips of what length, and what the numbers mean."""
     lengths = {record.clip: record.seconds for record in evaluation.records}
     clips = "1 clip" if len(lengths) == 1 else f"{len(lengths)} clips"
     title = f"{clips}, {sum(lengths.values()):.0f} s; mean ± half of the 95% interval"
@@ -89,29 +114,37 @@ def _title(evaluation: Evaluation) -> str:
     return title
 
 
-def _caption(evaluation: Evaluation) -> str:
+def caption(evaluation: Evaluation) -> str:
     """Who measured and who coded: no figure means anything without it."""
     parts = [f"{name} {version}" for name, version in evaluation.metric_versions.items()]
-    for info in _sorted(evaluation):
+    for info in by_family(evaluation):
         part = f"{info.family}: {info.version}"
         if part not in parts:
             parts.append(part)
     return "; ".join(parts)
 
 
+def _record_json(record: Record) -> dict[str, Any]:
+    entry = record_to_json(record)
+    del entry["code_counts"]  # pooled under their system
+    return entry
+
+
 def _system_json(evaluation: Evaluation, info: SystemInfo) -> dict[str, Any]:
     scores = {}
-    for metric in METRICS:
+    for metric in evaluation.metrics:
         interval = evaluation.summary(info.name, metric)
         scores[metric] = {
             "mean": finite_or_none(interval.mean),
             "half_width": finite_or_none(interval.half_width),
             "n": interval.n,
         }
+    use = evaluation.codebook_use(info.name)
     return {
         **vars(info),
         "n_clips": len(evaluation.of(info.name)),
         "file_kbps": finite_or_none(evaluation.file_kbps(info.name)),
         "payload_kbps": finite_or_none(evaluation.payload_kbps(info.name)),
+        "codebook_use": None if use is None else use.tolist(),
         "scores": scores,
     }

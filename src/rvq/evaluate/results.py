@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from rvq.errors import InputError
-from rvq.evaluate.metrics import Scores
+from rvq.evaluate.metrics import CORE, Scores
+from rvq.evaluate.perplexity import perplexity_of_counts
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Record:
         n_bytes: size of the compressed file.
         payload_bytes: size without container, or None if not known.
         scores: quality after removing a constant delay of up to 100 ms.
+        code_counts: of codecs of this package, how often every codeword was used,
+            `[n_codebooks][codebook_size]`.
     """
 
     clip: str
@@ -29,6 +33,7 @@ class Record:
     n_bytes: int
     payload_bytes: int | None
     scores: Scores
+    code_counts: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def file_kbps(self) -> float:
@@ -104,12 +109,14 @@ class Evaluation:
         records: one per clip and system, in the order of clips, then systems.
         failures: what gave no record.
         metric_versions: the packages that measured.
+        metrics: names of what was measured.
     """
 
     systems: tuple[SystemInfo, ...]
     records: tuple[Record, ...]
     failures: tuple[Failure, ...]
     metric_versions: dict[str, str]
+    metrics: tuple[str, ...] = CORE
 
     def of(self, system: str) -> list[Record]:
         """The records of one system.
@@ -143,6 +150,18 @@ class Evaluation:
             for record in self.of(system)
             if record.clip in base
         )
+
+    def codebook_use(self, system: str) -> npt.NDArray[np.float64] | None:
+        """Perplexity of each codebook of a system over all clips, as a share of its size.
+
+        Returns:
+            Shares in (0, 1], `[n_codebooks]`; None for codecs of other houses.
+        """
+        counts = [record.code_counts for record in self.of(system)]
+        if not counts or None in counts:
+            return None
+        pooled = np.sum([np.array(one) for one in counts], axis=0)
+        return perplexity_of_counts(pooled) / pooled.shape[1]
 
     def file_kbps(self, system: str) -> float:
         """True bitrate of a system's files: all bits over all seconds; nan without records."""

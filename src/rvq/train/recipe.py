@@ -11,10 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rvq.codec.files import find_recordings
 from rvq.errors import InputError
 from rvq.train.yaml_file import read_yaml
-
-AUDIO_SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 
 
 class Source(BaseModel):
@@ -60,7 +59,7 @@ class Source(BaseModel):
         """The audio files below `root` for training and for development, sorted."""
         train: list[Path] = []
         dev: list[Path] = []
-        for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES):
+        for path in find_recordings(root):
             inside = path.relative_to(root).as_posix()
             if _matches(inside, self.include) and not _matches(inside, self.exclude):
                 (dev if _matches(inside, self.dev) else train).append(path)

@@ -83,7 +83,7 @@ export class Bits {
     context.lineTo(x(MOST), y(-3.01 * MOST));
     context.stroke();
     context.setLineDash([]);
-    context.fillText("3 dB a bit", x(0.12), y(-3.01 * 0.12) + 34 * ratio);
+    context.fillText("dashed: 3 dB a bit", x(0.1), 23 * ratio);
     const colours = [themeColour("soft"), css(layerColour(0, 2, 0.1)), css(layerColour(1, 2, -0.08))];
     Object.entries(this.lines).forEach(([name, line], i) => {
       context.strokeStyle = colours[i];
