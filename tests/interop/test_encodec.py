@@ -149,7 +149,7 @@ def test_damaged_folders_are_refused_by_the_tensor(hugging_face, tmp_path):
     save_file(tensors, file)
     fields = json.loads(config.read_text())
     for change, message in (
-        ({"model_type": "dac"}, "not of an EnCodec model"),
+        ({"model_type": "dac"}, "of type 'dac', not 'encodec'"),
         ({"target_bandwidths": [0.1]}, "no codebook"),
         ({"hidden_size": 64}, r"tensor quantizer\.layers\.0"),
         ({"upsampling_ratios": None}, "damaged or lacks a field"),

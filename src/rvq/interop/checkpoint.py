@@ -71,10 +71,25 @@ class Checkpoint:
             raise ModelError(f"no checkpoint at {path}")
         card = file.with_name("config.json")
         try:
-            self.config: dict = json.loads(card.read_text()) if card.is_file() else {}
+            self.config = json.loads(card.read_text()) if card.is_file() else {}
         except ValueError:
             raise ModelError(f"{card} is damaged: it is no JSON") from None
+        if not isinstance(self.config, dict):
+            raise ModelError(f"{card} is damaged: it holds no fields")
         self._tensors = _read(file)
+
+    def fields(self, model_type: str) -> dict:
+        """The fields of the `config.json`.
+
+        Raises:
+            ModelError: there is none, or it is of another type of model.
+        """
+        found = self.config.get("model_type")
+        if not self.config:
+            raise ModelError(f"no config.json beside the tensors of {self.path}")
+        if found != model_type:
+            raise ModelError(f"config.json of {self.path} is of type {found!r}, not {model_type!r}")
+        return self.config
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors

@@ -7,13 +7,14 @@ they are, and folders of Hugging Face's `EncodecModel`, whose `config.json` may 
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parametrize
 
 from rvq.errors import InputError, ModelError
 from rvq.interop.checkpoint import Checkpoint
 from rvq.interop.ecdc import Segment
 from rvq.interop.published import PublishedCodec
+from rvq.interop.seanet_names import seanet_names
 from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig
 from rvq.nn.convolution import fold_weight_norm
 from rvq.nn.model import CodecConfig, CodecModel
@@ -58,6 +59,10 @@ class Encodec(PublishedCodec):
     def dequantize(self, codes: Tensor) -> Tensor:
         """Codes `[batch, n_frames, any prefix]` -> latents `[batch, n_frames, dim]`."""
         return torch.from_numpy(decode(codes.numpy(), self.codebooks.numpy()))
+
+    def codewords(self) -> Tensor:
+        """What each code adds to the latents, `[n_codebooks, codebook_size, dim]`."""
+        return self.codebooks
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> audio `[batch, channels, n_frames * hop_length]`."""
@@ -161,21 +166,21 @@ def read_encodec(path: Path) -> Encodec:
     """
     checkpoint = Checkpoint(path)
     if checkpoint.config:
-        name, network, n_codebooks, size = _from_config(checkpoint)
+        name, shape, n_codebooks, size = _from_config(checkpoint)
         prefix, codebook = "layers.", "quantizer.layers.{}.codebook."
     else:
         name = _which(checkpoint)
-        network, size = SEANETS[name], 1024
+        shape, size = SEANETS[name], 1024
         n_codebooks = {"encodec_24khz": 32, "encodec_48khz": 16}[name]
         prefix, codebook = "model.", "quantizer.vq.layers.{}._codebook."
     books = [
-        checkpoint.take(codebook.format(i) + "embed", (size, network.dim))
-        for i in range(n_codebooks)
+        checkpoint.take(codebook.format(i) + "embed", (size, shape.dim)) for i in range(n_codebooks)
     ]
-    model = Encodec(name, network, torch.stack(books))
+    model = Encodec(name, shape, torch.stack(books))
     for part in ("encoder", "decoder"):
-        names = _names(getattr(model, part), f"{part}.{prefix}", original=not checkpoint.config)
-        checkpoint.fill(getattr(model, part), names.__getitem__)
+        network = getattr(model, part)
+        names = seanet_names(network, f"{part}.{prefix}", original=not checkpoint.config)
+        checkpoint.fill(network, names.__getitem__)
     for statistic in ("inited", "cluster_size", "embed_avg"):
         checkpoint.drop(f"codebook.{statistic}")
     checkpoint.finish()
@@ -210,28 +215,10 @@ def _which(checkpoint: Checkpoint) -> str:
     return name
 
 
-def _names(network: nn.Module, prefix: str, *, original: bool) -> dict[str, str]:
-    """Their names of our parameters."""
-    transposed = [n for n, m in network.named_modules() if isinstance(m, nn.ConvTranspose1d)]
-    names = {}
-    for ours, _ in network.named_parameters():
-        name = ours.removeprefix("chain.layers.").replace(".block.layers.", ".block.")
-        name = name.replace(".body.", ".").replace("skip", "shortcut")
-        if original:
-            is_transposed = any(ours.startswith(f"{layer}.") for layer in transposed)
-            is_transposed |= f"{ours.rpartition('.norm.')[0]}.conv" in transposed
-            kind = "convtr" if is_transposed else "conv"
-            name = name.replace(".conv.", f".{kind}.{kind}.").replace(".norm.", f".{kind}.norm.")
-        names[ours] = prefix + name
-    return names
-
-
 def _from_config(checkpoint: Checkpoint) -> tuple[str, SEANetConfig, int, int]:
     """Name, network, number and size of codebooks that a `config.json` describes."""
-    config = checkpoint.config
+    config = checkpoint.fields("encodec")
     where = f"config.json of {checkpoint.path}"
-    if config.get("model_type") != "encodec":
-        raise ModelError(f"{where} is not of an EnCodec model but of {config.get('model_type')!r}")
     try:
         ratios = config["upsampling_ratios"]
         segments = None

@@ -37,5 +37,12 @@ class PublishedCodec(ABC, nn.Module):
         """Codes `[batch, n_frames, any prefix]` -> latents `[batch, n_frames, dim]`."""
 
     @abstractmethod
+    def codewords(self) -> Tensor:
+        """What each code adds to the latents, `[n_codebooks, codebook_size, dim]`.
+
+        A frame's latents are the sum of its codes' codewords, however they were found.
+        """
+
+    @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> audio `[batch, channels, n_frames * hop_length]`, or a little less."""

@@ -1,0 +1,105 @@
+"""Checkpoints of DAC (Kumar et al. 2023) in Hugging Face's layout."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rvq.errors import ModelError
+from rvq.interop.checkpoint import Checkpoint
+from rvq.interop.published import PublishedCodec
+from rvq.nn.dac import DacConfig, DacDecoder, DacEncoder
+
+
+class FactorisedCodebook(nn.Module):
+    """Codewords of few dimensions, looked up by their angle in a projection of the residual."""
+
+    def __init__(self, config: DacConfig) -> None:
+        super().__init__()
+        self.in_proj = nn.Conv1d(config.dim, config.codebook_dim, 1)
+        self.out_proj = nn.Conv1d(config.codebook_dim, config.dim, 1)
+        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
+
+    def codewords(self) -> Tensor:
+        """What each code adds to the latents, `[codebook_size, dim]`."""
+        return F.linear(self.codebook.weight, self.out_proj.weight[:, :, 0], self.out_proj.bias)
+
+    def encode(self, residual: Tensor) -> Tensor:
+        """Codes of `[batch, n_frames, dim]`, `[batch, n_frames]`."""
+        low = F.linear(residual, self.in_proj.weight[:, :, 0], self.in_proj.bias)
+        return (F.normalize(low, dim=2) @ F.normalize(self.codebook.weight).T).argmax(2)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Latents `[batch, n_frames, dim]` of codes `[batch, n_frames]`."""
+        return F.linear(self.codebook(codes), self.out_proj.weight[:, :, 0], self.out_proj.bias)
+
+
+class Dac(PublishedCodec):
+    """A DAC model: mono, not causal."""
+
+    def __init__(self, config: DacConfig) -> None:
+        super().__init__()
+        self.name = f"dac_{config.sample_rate / 1000:g}khz"
+        self.sample_rate, self.channels, self.hop_length = config.sample_rate, 1, config.hop_length
+        self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
+        self.encoder, self.decoder = DacEncoder(config), DacDecoder(config)
+        self.stages = nn.ModuleList(FactorisedCodebook(config) for _ in range(config.n_codebooks))
+
+    def _stages(self, n: int | None = None) -> list[FactorisedCodebook]:
+        return [stage for stage in self.stages[:n] if isinstance(stage, FactorisedCodebook)]
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio `[batch, 1, n_samples]`, padded with silence to whole hops -> latents."""
+        audio = F.pad(audio, (0, -audio.shape[2] % self.hop_length))
+        return self.encoder(audio).transpose(1, 2)
+
+    def quantize(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
+        """Latents -> codes `[batch, n_frames, n_codebooks]`, of all codebooks or the first few."""
+        codes, residual = [], latents
+        for stage in self._stages(n_codebooks):
+            codes.append(stage.encode(residual))
+            residual = residual - stage.decode(codes[-1])
+        return torch.stack(codes, dim=2)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Codes `[batch, n_frames, any prefix]` -> latents `[batch, n_frames, dim]`."""
+        parts = zip(self._stages(codes.shape[2]), codes.unbind(2), strict=True)
+        return torch.stack([stage.decode(part) for stage, part in parts]).sum(0)
+
+    def codewords(self) -> Tensor:
+        """What each code adds to the latents, `[n_codebooks, codebook_size, dim]`."""
+        return torch.stack([stage.codewords() for stage in self._stages()])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> audio `[batch, 1, n_frames * hop_length]`."""
+        return self.decoder(latents.transpose(1, 2))
+
+
+def read_dac(path: Path) -> Dac:
+    """Read a checkpoint.
+
+    Args:
+        path: Hugging Face's folder, or the safetensors file in it.
+
+    Raises:
+        ModelError: missing, damaged, truncated or of another model; the tensor at fault is named.
+    """
+    checkpoint = Checkpoint(path)
+    fields = checkpoint.fields("dac")
+    try:
+        config = DacConfig(
+            sample_rate=fields["sampling_rate"],
+            width=fields["encoder_hidden_size"],
+            strides=tuple(fields["downsampling_ratios"]),
+            decoder_width=fields["decoder_hidden_size"],
+            n_codebooks=fields["n_codebooks"],
+            codebook_size=fields["codebook_size"],
+            codebook_dim=fields["codebook_dim"],
+        )
+        model = Dac(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"config.json of {path} is damaged or lacks a field: {error}") from None
+    checkpoint.fill(model, lambda name: name.replace("stages.", "quantizer.quantizers."))
+    checkpoint.finish()
+    return model.eval().requires_grad_(False)
