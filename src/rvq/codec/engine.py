@@ -122,6 +122,7 @@ def _names(part: str, n_blocks: int) -> list[str]:
     return [*names, "final_norm.weight", "final_norm.bias", f"{out}.weight", f"{out}.bias"]
 
 
+@lru_cache
 def _transforms(hop: int) -> tuple[Floats, Floats, Floats]:
     """Sine window, DCT-IV and DST-IV, orthonormal: `rvq.lapped` at half the cost.
 

@@ -124,7 +124,6 @@ class FrameEncoder:
     def _encode(self, n_frames: int, last: bool) -> Indices:
         """The codes of as many of the first pending frames as may be coded now."""
         runtime, channels = self._runtime, len(self._pending)
-        search = runtime.search.prefix(self.n_codebooks)
         parts = [np.empty((channels, 0, self.n_codebooks), np.int64)]
         done = 0
         while done < n_frames:
@@ -134,12 +133,17 @@ class FrameEncoder:
                 break
             samples = self._pending[:, done * runtime.hop_length :][:, : size * runtime.hop_length]
             latents = runtime.encode(samples, self._state)
-            codes = search(latents.reshape(-1, latents.shape[2])).codes
-            parts.append(codes.reshape(*latents.shape[:2], -1))
+            parts.append(self._quantize(latents))
             self._started = True
             done += size
         self._pending = self._pending[:, done * runtime.hop_length :]
         return np.concatenate(parts, axis=1)
+
+    def _quantize(self, latents: Floats) -> Indices:
+        """Latents `[channels, n_frames, dim]` -> the codes now complete."""
+        search = self._runtime.search.prefix(self.n_codebooks)
+        codes = search(latents.reshape(-1, latents.shape[2])).codes
+        return codes.reshape(*latents.shape[:2], -1)
 
 
 class FrameDecoder:
