@@ -112,6 +112,19 @@ def test_ctrl_c_ends_it_soon_and_cleanly(damaged, tmp_path):
     assert not list(tmp_path.glob(".codes*"))
 
 
+def test_a_worker_that_is_killed_ends_the_run_in_a_sentence(damaged, corpus, tmp_path):
+    run = subprocess.Popen(command(damaged, tmp_path), stderr=subprocess.PIPE, text=True)
+    while not (writing := list(tmp_path.glob(".codes*"))):
+        time.sleep(0.005)
+    os.kill(int(writing[0].name.split(".")[-2]), signal.SIGKILL)
+    _, error = run.communicate(timeout=30)
+    assert run.returncode == 1
+    assert "the same command goes on" in error
+    assert "Traceback" not in error
+    assert tokenize(damaged, tmp_path, bitrate=6, shard_bytes=SHARD_BYTES).n_recordings == 25
+    assert contents(tmp_path) == contents(corpus.shards[0].parent)
+
+
 def test_a_second_run_does_nothing(corpus, damaged):
     before = {path: path.stat().st_mtime_ns for path in corpus.shards}
     seen = []
