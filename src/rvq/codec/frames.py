@@ -184,7 +184,7 @@ class FrameDecoder:
         return self._without(n_frames, _HELD, _FADE)
 
     def skip(self, n_frames: int) -> Floats:
-        """Silence in place of lost frames, after a short fade; for gaps that are known to be long."""
+        """Silence in place of lost frames, after a short fade, where the gap is known to be long."""
         return self._without(n_frames, 0, 2)
 
     def _without(self, n_frames: int, held: int, fade: int) -> Floats:
@@ -266,4 +266,5 @@ class FrameDecoder:
         if path.min() == 1:
             return audio
         rise = np.arange(1, hop + 1, dtype=np.float32) / hop
-        return audio * (path[:-1, None] + np.diff(path)[:, None] * rise).ravel()
+        envelope = path[:-1, None] + np.diff(path)[:, None] * rise
+        return audio * envelope.ravel().astype(np.float32)

@@ -17,7 +17,7 @@ def save_state(kind: str, model_hash: str, arrays: Mapping[str, npt.NDArray[Any]
     """Arrays, named and with what they belong to."""
     from safetensors.numpy import save
 
-    about = {
+    about: dict[str, npt.NDArray[Any]] = {
         f"{kind}.version": np.array([VERSION], np.int64),
         "model": np.frombuffer(bytes.fromhex(model_hash), np.uint8),
     }

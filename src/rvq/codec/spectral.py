@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 
@@ -121,7 +122,7 @@ class SpectralRuntime(Runtime):
         jobs = [
             (channel, max(0, start - memory), start, stop)
             for channel in range(channels)
-            for start, stop in zip(bounds, bounds[1:], strict=False)
+            for start, stop in pairwise(bounds)
         ]
         if self._pool is None or len(jobs) == 1:
             for job in jobs:

@@ -1,0 +1,100 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rvq.codec.pipe import decode_pipe, encode_pipe
+from rvq.errors import FormatError, InputError, ModelError
+
+
+class Trickle(io.RawIOBase):
+    """Input that comes a few bytes at a time."""
+
+    def __init__(self, data):
+        self.data, self.random = data, np.random.default_rng(0)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        n = min(int(self.random.integers(1, 3_000)), len(buffer))
+        chunk, self.data = self.data[:n], self.data[n:]
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+@pytest.fixture(scope="module")
+def pcm(speech):
+    return np.rint(speech[0, :24_000] * 32768).astype("<i2")
+
+
+@pytest.fixture(scope="module")
+def stream(codec, pcm):
+    target = io.BytesIO()
+    source = io.BufferedReader(Trickle(pcm.tobytes()))
+    encode_pipe(codec, source, target, sample_rate=24_000, bitrate=6)
+    return target.getvalue()
+
+
+def test_samples_survive_as_they_do_in_files(codec, pcm, stream):
+    target = io.BytesIO()
+    decode_pipe(codec, io.BufferedReader(Trickle(stream)), target, sample_format="f32le")
+    audio = pcm[None].astype(np.float32) / 32768
+    expected = codec.decode(codec.encode(audio, 24_000, 6))[0]
+    heard = np.frombuffer(target.getvalue(), "<f4")
+    np.testing.assert_array_equal(heard[: len(expected)], expected)
+    again = io.BytesIO()
+    decode_pipe(codec, io.BytesIO(stream), again)
+    whole = np.frombuffer(again.getvalue(), "<i2")
+    np.testing.assert_allclose(whole / 32768, heard, atol=0.51 / 32768)
+
+
+def test_stereo_floats(codec, speech):
+    audio = np.stack([speech[0, :9_600], speech[0, 9_600:19_200]])
+    packets, target = io.BytesIO(), io.BytesIO()
+    source = io.BytesIO(np.ascontiguousarray(audio.T).tobytes() + b"\0\0\0")  # half a sample
+    encode_pipe(codec, source, packets, sample_rate=24_000, channels=2, sample_format="f32le")
+    packets.seek(0)
+    decode_pipe(codec, packets, target, sample_format="f32le")
+    heard = np.frombuffer(target.getvalue(), "<f4").reshape(-1, 2).T
+    expected = codec.decode(codec.encode(audio, 24_000))
+    np.testing.assert_array_equal(heard[:, : audio.shape[1]], expected)
+
+
+def test_what_breaks_off_is_heard_so_far(codec, stream):
+    target = io.BytesIO()
+    decode_pipe(codec, io.BytesIO(stream[:500]), target)
+    assert len(target.getvalue()) == 2 * 320 * ((500 - 18) // 14 - 2)
+
+
+def test_what_is_no_stream(codec, stream):
+    for data in (b"", b"RIFF" * 10, stream[:10]):
+        with pytest.raises(FormatError, match="not a stream"):
+            decode_pipe(codec, io.BytesIO(data), io.BytesIO())
+    with pytest.raises(FormatError, match="upgrade"):
+        decode_pipe(codec, io.BytesIO(stream[:4] + b"\7" + stream[5:]), io.BytesIO())
+    with pytest.raises(FormatError, match="damaged"):
+        decode_pipe(codec, io.BytesIO(stream[:5] + b"\0" + stream[6:]), io.BytesIO())
+    with pytest.raises(ModelError):
+        decode_pipe(codec, io.BytesIO(stream[:10] + bytes(8) + stream[18:]), io.BytesIO())
+
+
+def test_bad_arguments(codec):
+    for wrong in ({"channels": 0}, {"sample_format": "mp3"}, {"bitrate": 99}, {"sample_rate": 1}):
+        with pytest.raises(InputError):
+            encode_pipe(
+                codec, io.BytesIO(bytes(8)), io.BytesIO(), **({"sample_rate": 24_000} | wrong)
+            )
+
+
+def test_the_commands_make_a_pipe(pcm, stream):
+    rvq = [sys.executable, "-c", "import sys; from rvq.cli import main; main()", "stream"]
+    sent = subprocess.run([*rvq, "encode"], input=pcm.tobytes(), capture_output=True, check=True)
+    assert sent.stdout == stream
+    heard = subprocess.run([*rvq, "decode"], input=sent.stdout, capture_output=True, check=True)
+    assert len(heard.stdout) == len(pcm) * 2
+    wrong = subprocess.run([*rvq, "decode"], input=b"no stream at all...", capture_output=True)
+    assert wrong.returncode == 1
+    assert wrong.stderr.decode().startswith("rvq: this is not a stream")
