@@ -2,11 +2,13 @@
 
 import json
 
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from rvq.errors import InputError, ModelError
+from rvq.interop.code_encoder import CodeEncoder
 from rvq.interop.dac import read_dac
 from rvq.interop.mimi import read_mimi
 
@@ -175,3 +177,31 @@ def test_other_kinds_of_mimi_are_refused(mimi, tmp_path, change, message):
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     with pytest.raises(ModelError, match=message):
         read_mimi(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dac", "mimi"])
+def test_encoders_of_codes_run_in_onnxruntime(request, name, clips, tmp_path):
+    *_, codec = request.getfixturevalue(name)
+    encoder = CodeEncoder(codec).eval()
+    clip = clips(codec.sample_rate, 1)[0]
+    torch.onnx.export(
+        encoder,
+        (clip[:, :, :20_003].repeat(2, 1, 1),),
+        tmp_path / "encoder.onnx",
+        input_names=["audio"],
+        dynamic_shapes=({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC},),
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx", options)
+    for n_samples in (777, 16_384, 30_001):
+        audio = clip[:, :, :n_samples]
+        expected = codec.quantize(codec.encode(audio))
+        (codes,) = session.run(None, {"audio": audio.numpy()})
+        assert codes.shape == tuple(expected.shape)
+        # Sums are rounded otherwise, and a code that differs changes those after it.
+        assert (torch.from_numpy(codes) == expected)[:, :, 0].float().mean() > 0.99

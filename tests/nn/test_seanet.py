@@ -185,7 +185,7 @@ def test_folding_weight_norm_changes_no_output():
     assert not any("parametrizations" in name for name, _ in encoder.named_parameters())
 
 
-@pytest.mark.parametrize("variant", ["causal", "centred"])
+@pytest.mark.parametrize("variant", ["causal", pytest.param("centred", marks=pytest.mark.slow)])
 def test_exported_networks_give_the_same(tmp_path, variant):
     config = replace(VARIANTS[variant], strides=(3, 4), dilations=(3,))
     encoder, decoder = build(config)
