@@ -184,7 +184,7 @@ class FrameDecoder:
         return self._without(n_frames, _HELD, _FADE)
 
     def skip(self, n_frames: int) -> Floats:
-        """Silence in place of lost frames, after a short fade, where the gap is known to be long."""
+        """Silence in place of lost frames, after a short fade, where a gap is known to be long."""
         return self._without(n_frames, 0, 2)
 
     def _without(self, n_frames: int, held: int, fade: int) -> Floats:
@@ -261,10 +261,11 @@ class FrameDecoder:
         """Lead the loudness of every hop to that of its frame."""
         hop = self._runtime.hop_length
         due = [self._gains.popleft() for _ in range(audio.shape[1] // hop)]
-        path = np.array([self._gain, *due], np.float32)
-        self._gain = float(path[-1])
-        if path.min() == 1:
+        path = [self._gain, *due]
+        self._gain = path[-1]
+        if min(path) == 1:
             return audio
+        steps = np.array(path, np.float32)
         rise = np.arange(1, hop + 1, dtype=np.float32) / hop
-        envelope = path[:-1, None] + np.diff(path)[:, None] * rise
+        envelope = steps[:-1, None] + np.diff(steps)[:, None] * rise
         return audio * envelope.ravel().astype(np.float32)

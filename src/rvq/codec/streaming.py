@@ -165,9 +165,10 @@ class StreamDecoder:
         missing = (parsed.number - self._next) % NUMBERS if self._next is not None else 0
         if missing >= NUMBERS // 2:  # it is late: its place is taken
             return nothing
-        concealed = self.conceal(missing)
+        concealed = self.conceal(missing) if missing else nothing
         self._next = (parsed.number + indices.shape[1]) % NUMBERS
-        return np.concatenate([concealed, self._frames.push(indices)], axis=1)
+        samples = self._frames.push(indices)
+        return np.concatenate([concealed, samples], axis=1) if missing else samples
 
     def conceal(self, n_frames: int = 1) -> Floats:
         """Samples in place of frames that did not come in time; packets with them are now late."""
