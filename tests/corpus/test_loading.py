@@ -27,13 +27,13 @@ def folder(recordings, tmp_path_factory):
 def _tokenize_here(recordings, target):
     """In this process, where the row groups are small."""
     from rvq import Codec
+    from rvq.corpus.encoding import Task, write_shard
     from rvq.corpus.plan import Settings, make_plan
-    from rvq.corpus.tokenize import write_shard
 
     settings = Settings("speech_24khz", Codec.load().model_hash, 4, False)
     plan = make_plan(str(recordings), target, settings, shard_bytes=200_000)
     for shard in plan.shards():
-        write_shard((shard, settings), lambda event: None)
+        write_shard(Task(shard, settings), lambda event: None)
     return [shard.path for shard in plan.shards()]
 
 

@@ -82,7 +82,7 @@ def test_polars_and_datasets_read_it_as_numbers(corpus, tmp_path):
         np.testing.assert_array_equal(np.asarray(items[i]["codes"]), codes)
 
 
-@pytest.mark.parametrize("shards_before", [0, 2, 4])
+@pytest.mark.parametrize("shards_before", [0, 3, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_point_it_ends_with_the_same_bytes(corpus, damaged, tmp_path, shards_before):
     run = subprocess.Popen(command(damaged, tmp_path, "--workers", "2"), stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
@@ -112,17 +112,43 @@ def test_ctrl_c_ends_it_soon_and_cleanly(damaged, tmp_path):
     assert not list(tmp_path.glob(".codes*"))
 
 
-def test_a_worker_that_is_killed_ends_the_run_in_a_sentence(damaged, corpus, tmp_path):
+def test_a_worker_that_is_killed_loses_nothing(damaged, corpus, tmp_path):
     run = subprocess.Popen(command(damaged, tmp_path), stderr=subprocess.PIPE, text=True)
     while not (writing := list(tmp_path.glob(".codes*"))):
         time.sleep(0.005)
     os.kill(int(writing[0].name.split(".")[-2]), signal.SIGKILL)
-    _, error = run.communicate(timeout=30)
-    assert run.returncode == 1
-    assert "the same command goes on" in error
-    assert "Traceback" not in error
-    assert tokenize(damaged, tmp_path, bitrate=6, shard_bytes=SHARD_BYTES).n_recordings == 25
+    _, error = run.communicate(timeout=60)
+    assert run.returncode == 0, error
     assert contents(tmp_path) == contents(corpus.shards[0].parent)
+
+
+@pytest.mark.slow
+def test_recordings_that_kill_their_reader_are_skipped(recordings, tmp_path):
+    # Where soundfile meets a file of this name, its process dies, as of a crash in C.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, soundfile\n"
+        "class Fatal(soundfile.SoundFile):\n"
+        "    def __init__(self, file, *rest, **more):\n"
+        "        if str(file).endswith('english_24khz/3.wav'):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        super().__init__(file, *rest, **more)\n"
+        "soundfile.SoundFile = Fatal\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command(recordings, tmp_path / "codes", "--workers", "2"),
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    (skipped,) = (tmp_path / "codes" / "_skipped.jsonl").read_text().splitlines()
+    assert json.loads(skipped) == {
+        "key": "english_24khz/3.wav",
+        "reason": "the process that read it was killed",
+    }
+    assert "24 recordings" in done.stdout
 
 
 def test_a_second_run_does_nothing(corpus, damaged):

@@ -28,12 +28,30 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Event = TypeVar("Event")
 
+_NOTE_BYTES = 4096
+
 _events: Any = None
 _stop: Any = None
+_note: Any = None
 
 
 class StopWorkError(Exception):
     """Raised in a worker by its report when the parent was interrupted."""
+
+
+class WorkerDiedError(InputError):
+    """A worker was killed, by a library that crashed or for want of memory.
+
+    Attributes:
+        notes: what the workers were at, see `note`.
+    """
+
+    def __init__(self, notes: list[str]) -> None:
+        super().__init__(
+            "worker processes were killed, perhaps for want of memory; the same command goes on, "
+            "with fewer --workers if need be"
+        )
+        self.notes = notes
 
 
 def run_pool(
@@ -48,16 +66,20 @@ def run_pool(
     Few tasks are under way at a time, so that there may be any number of them.
 
     Raises:
-        InputError: a worker was killed; what it raised itself comes through as it is.
+        WorkerDiedError: a worker was killed; what it raised itself comes through as it is.
     """
     context = multiprocessing.get_context("spawn")
     events, stop = context.Queue(), context.Event()
+    notes = [context.RawArray("c", _NOTE_BYTES) for _ in range(workers)]
     waiting: set[Future] = set()
     todo = iter(tasks)
     with (
         _environment(ONE_THREAD),
         ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_begin, initargs=(events, stop)
+            workers,
+            mp_context=context,
+            initializer=_begin,
+            initargs=(events, stop, notes, context.Value("i", 0)),
         ) as pool,
     ):
         try:
@@ -72,10 +94,7 @@ def run_pool(
                     yield future.result()
             _drain(events, on_event)
         except BrokenProcessPool:
-            raise InputError(
-                "a worker process was killed, perhaps for want of memory; the same command goes "
-                "on, with fewer --workers if need be"
-            ) from None
+            raise WorkerDiedError([n.value.decode() for n in notes]) from None
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -89,9 +108,12 @@ def _drain(events: Any, on_event: Callable[[Any], None]) -> None:
             return
 
 
-def _begin(events: Any, stop: Any) -> None:
-    global _events, _stop
+def _begin(events: Any, stop: Any, notes: list[Any], started: Any) -> None:
+    global _events, _stop, _note
     _events, _stop = events, stop
+    with started:
+        _note = notes[started.value]
+        started.value += 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
 
     def follow_parent() -> None:
@@ -101,6 +123,13 @@ def _begin(events: Any, stop: Any) -> None:
             os._exit(1)
 
     threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def note(text: str) -> None:
+    """Note in a worker what it is at, where the parent reads it if the worker dies of it."""
+    if _note is not None:
+        data = text.encode()
+        _note.value = data if len(data) < _NOTE_BYTES else b""
 
 
 def _report(event: Any) -> None:

@@ -4,38 +4,18 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
 
 from rvq.codec.codec import Codec
 from rvq.codec.models import DEFAULT_MODEL, find
-from rvq.corpus.audio import open_recording
-from rvq.corpus.parquet import Row, ShardSummary, ShardWriter, Skipped, read_summary
+from rvq.corpus.encoding import Place, Progress, Task, read_only, write_shard
+from rvq.corpus.parquet import ShardSummary, Skipped, read_summary
 from rvq.corpus.plan import Plan, Settings, Shard, make_plan
-from rvq.corpus.pool import run_pool
-from rvq.corpus.sources import tar_members
+from rvq.corpus.pool import WorkerDiedError, run_pool
 from rvq.errors import InputError
 
-
-@dataclass(frozen=True)
-class Progress:
-    """How far tokenising is.
-
-    Attributes:
-        n_bytes: of the sources done with.
-        of_bytes: of all sources.
-        n_recordings: tokenised.
-        n_skipped: could not be read.
-        seconds: of audio tokenised.
-    """
-
-    n_bytes: int
-    of_bytes: int
-    n_recordings: int = 0
-    n_skipped: int = 0
-    seconds: float = 0.0
+_DEATHS = 3
+"""Workers that may be killed in a row, by no recording's fault, before the run is given up."""
 
 
 @dataclass(frozen=True)
@@ -97,27 +77,54 @@ def tokenize(
         raise InputError(f"shard_bytes must be at least 1, got {shard_bytes}")
     settings = Settings(str(home), codec.model_hash, codec.n_codebooks(bitrate), mono)
     plan = make_plan(str(source), Path(folder).resolve(), settings, shard_bytes=shard_bytes)
-    state = _Tally(plan, progress)
-    tasks = _left(plan, state)
     if ray is None:
-        for _ in run_pool(
-            write_shard, tasks, workers=workers or os.cpu_count() or 1, on_event=state.add
-        ):
-            pass
+        _run_here(plan, workers or os.cpu_count() or 1, progress)
     else:
-        from rvq.corpus.cluster import run_on_ray
-
-        for summary in run_on_ray(write_shard, tasks, address=ray):
-            state.add(
-                Progress(
-                    summary.n_bytes,
-                    0,
-                    summary.n_recordings,
-                    len(summary.skipped),
-                    summary.seconds,
-                )
-            )
+        _run_on_ray(plan, ray, progress)
     return _finish(plan)
+
+
+def _run_here(plan: Plan, workers: int, progress: Callable[[Progress], None]) -> None:
+    """In worker processes; recordings that kill them are found out and skipped."""
+    fatal: frozenset[str] = frozenset()
+    unexplained = 0
+    while True:
+        state = _Tally(plan, progress)
+        tasks = (Task(shard, plan.settings, fatal) for shard in _left(plan, state))
+        try:
+            for _ in run_pool(write_shard, tasks, workers=workers, on_event=state.add):
+                pass
+            return
+        except WorkerDiedError as died:
+            # All workers ended with the one that died: try what each was at by itself.
+            found = {place for text in died.notes if text and (place := _kills(plan, text))}
+            fatal |= found
+            unexplained = 0 if found else unexplained + 1
+            if unexplained == _DEATHS:
+                raise
+
+
+def _kills(plan: Plan, text: str) -> str | None:
+    """The key of what a worker was at, if that kills a worker again."""
+    place = Place.from_note(text)
+    shard = next(s for s in plan.shards() if s.path.name == place.shard)
+    alone = Shard(shard.path, (shard.sources[place.source],))
+    task = Task(alone, plan.settings, only=place.key)
+    try:
+        for _ in run_pool(read_only, [task], workers=1, on_event=lambda event: None):
+            pass
+    except WorkerDiedError:
+        return place.key
+    return None
+
+
+def _run_on_ray(plan: Plan, address: str, progress: Callable[[Progress], None]) -> None:
+    from rvq.corpus.cluster import run_on_ray
+
+    state = _Tally(plan, progress)
+    tasks = (Task(shard, plan.settings) for shard in _left(plan, state))
+    for done in run_on_ray(write_shard, tasks, address=address):
+        state.add_shard(done)
 
 
 class _Tally:
@@ -138,15 +145,17 @@ class _Tally:
         )
         self.progress(self.total)
 
+    def add_shard(self, done: ShardSummary) -> None:
+        self.add(Progress(done.n_bytes, 0, done.n_recordings, len(done.skipped), done.seconds))
 
-def _left(plan: Plan, state: _Tally) -> Iterator[tuple[Shard, Settings]]:
+
+def _left(plan: Plan, state: _Tally) -> Iterator[Shard]:
     """The shards that are still to be written."""
     for shard in plan.shards():
-        if not shard.path.exists():
-            yield shard, plan.settings
-            continue
-        done = read_summary(shard.path)
-        state.add(Progress(done.n_bytes, 0, done.n_recordings, len(done.skipped), done.seconds))
+        if shard.path.exists():
+            state.add_shard(read_summary(shard.path))
+        else:
+            yield shard
 
 
 def _finish(plan: Plan) -> Tokenized:
@@ -169,104 +178,3 @@ def _finish(plan: Plan) -> Tokenized:
         leftover.unlink(missing_ok=True)
     n_bytes = sum(path.stat().st_size for path in shards)
     return Tokenized(tuple(shards), n_recordings, seconds, n_bytes, tuple(skipped), report)
-
-
-# --- in the workers -------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _codec(model: str, model_hash: str) -> Codec:
-    """Loaded once per process."""
-    codec = Codec.load(model)
-    codec.check_model(model_hash)
-    return codec
-
-
-def write_shard(task: tuple[Shard, Settings], report: Callable[[Progress], None]) -> ShardSummary:
-    """Tokenise the sources of a shard; after every recording `report` is told."""
-    shard, settings = task
-    codec = _codec(settings.model, settings.model_hash)
-    writer = ShardWriter(shard.path, settings.n_codebooks)
-    skipped: list[Skipped] = []
-    n_recordings, seconds = 0, 0.0
-    try:
-        for outcome, n_bytes in _outcomes(codec, settings, shard):
-            if isinstance(outcome, Skipped):
-                skipped.append(outcome)
-                report(Progress(n_bytes, 0, n_skipped=1))
-                continue
-            for row in outcome:
-                writer.write(row)
-            duration = outcome[0].n_samples / outcome[0].sample_rate
-            n_recordings, seconds = n_recordings + 1, seconds + duration
-            report(Progress(n_bytes, 0, n_recordings=1, seconds=duration))
-        summary = ShardSummary(n_recordings, seconds, shard.n_bytes, tuple(skipped))
-        writer.close(summary)
-    except BaseException:
-        writer.abandon()
-        raise
-    return summary
-
-
-def _outcomes(
-    codec: Codec, settings: Settings, shard: Shard
-) -> Iterator[tuple[list[Row] | Skipped, int]]:
-    """The rows of every recording, or why there are none; and the bytes of the source it took."""
-    for source in shard.sources:
-        if not source.is_tar:
-            rows = _encode(codec, settings, source.key, source.path, source.metadata)
-            yield rows, source.n_bytes
-            continue
-        left = source.n_bytes
-        try:
-            for member in tar_members(Path(source.path)):
-                key = f"{source.key}/{member.key}"
-                rows = _encode(codec, settings, key, member.data, member.metadata)
-                n_bytes = min(left, len(member.data))
-                left -= n_bytes
-                yield rows, n_bytes
-        except InputError as error:
-            yield Skipped(source.key, str(error)), left
-
-
-def _encode(
-    codec: Codec, settings: Settings, key: str, file: str | bytes, metadata: str | None
-) -> list[Row] | Skipped:
-    try:
-        with open_recording(file) as recording:
-            channels = 1 if settings.mono else recording.channels
-            encoder = codec.frame_encoder(
-                channels=channels,
-                sample_rate=recording.sample_rate,
-                bitrate=settings.n_codebooks * codec.kbps_per_codebook,
-            )
-            parts, n_samples = [], 0
-            for block in recording.blocks:
-                if not np.isfinite(block).all():
-                    return Skipped(key, "contains NaN or infinity")
-                audio = block.mean(0, keepdims=True) if settings.mono else block
-                # Narrow at once: an hour of a recording waits here until it is whole.
-                parts.append(encoder.push(np.ascontiguousarray(audio)).astype(np.uint16))
-                n_samples += block.shape[1]
-            if not n_samples:
-                return Skipped(key, "holds no audio")
-            parts.append(encoder.flush().astype(np.uint16))
-            sample_rate = recording.sample_rate
-    except InputError as error:
-        return Skipped(key, str(error))
-    codes = np.concatenate(parts, axis=1)
-    return [
-        Row(
-            key=key,
-            channel=channel,
-            channels=channels,
-            codes=codes[channel],
-            codebook_size=codec.codebook_size,
-            frame_rate=codec.runtime.frame_rate,
-            sample_rate=sample_rate,
-            n_samples=n_samples,
-            model_hash=codec.model_hash,
-            metadata=metadata,
-        )
-        for channel in range(channels)
-    ]
