@@ -18,6 +18,7 @@ _DEFAULT_PEERS = {"opus": "6,8,12,16,24", "mp3": "16,24,32,64"}
 def evaluate(
     reference: Annotated[Path, typer.Argument(help="Folder of recordings.")],
     bitrates: Annotated[str, typer.Option(help="Ours, kbps.")] = "1.5,3,6,12",
+    average: Annotated[str, typer.Option(help="Ours, variable, kbps to average.")] = "",
     model: Annotated[
         list[str] | None, typer.Option(help="Name of a model or model folder; repeat for several.")
     ] = None,
@@ -51,7 +52,7 @@ def evaluate(
     from rich.console import Console
 
     from rvq.codec.files import find_recordings
-    from rvq.evaluate.baselines import Command, RvqCodec
+    from rvq.evaluate.baselines import Command, RvqCodec, VariableRvqCodec
     from rvq.evaluate.metrics import CORE, installed
     from rvq.evaluate.page import to_html
     from rvq.evaluate.peers import PEERS, is_installed
@@ -68,6 +69,13 @@ def evaluate(
         RvqCodec(name, rate, family="rvq" if len(models) == 1 else Path(name).name)
         for name in models
         for rate in _rates(bitrates)
+    ]
+    systems += [
+        VariableRvqCodec(
+            name, rate, family="rvq variable" if len(models) == 1 else f"{Path(name).name} variable"
+        )
+        for name in models
+        for rate in _rates(average)
     ]
     asked = {"opus": opus, "mp3": mp3, "vorbis": vorbis, "aac": aac, "codec2": codec2}
     for name, text in asked.items():

@@ -1,9 +1,11 @@
 """What can be measured: a system turns a recording into bytes and back.
 
-`RvqCodec` runs this package, `Command` any program; `peers` holds MP3, Opus and others. All are
-small frozen dataclasses: they travel to worker processes and open what they need there.
+`RvqCodec` and `VariableRvqCodec` run this package, `Command` any program; `peers` holds MP3, Opus
+and others. All are small frozen dataclasses: they travel to worker processes and open what they
+need there.
 """
 
+import hashlib
 import json
 import shlex
 import tempfile
@@ -12,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rvq.bitstream.container import payload_size
+from rvq.bitstream.container import dumps, payload_size
+from rvq.bitstream.entropy import FILE as ENTROPY_FILE
 from rvq.codec.models import find
 from rvq.errors import InputError
 from rvq.evaluate.perplexity import code_counts
@@ -108,19 +111,60 @@ class RvqCodec:
 
     @property
     def version(self) -> str:
-        """The model's content hash."""
-        return str(json.loads((find(self.model) / "model.json").read_text())["hash"])
+        """The model's content hash, and that of its entropy model, on which sizes depend."""
+        folder = find(self.model)
+        model = str(json.loads((folder / "model.json").read_text())["hash"])
+        entropy = folder / ENTROPY_FILE
+        if not entropy.is_file():
+            return model
+        return f"{model} entropy {hashlib.sha256(entropy.read_bytes()).hexdigest()[:16]}"
 
     def roundtrip(self, audio: Audio, sample_rate: int) -> Roundtrip:
         """See `System.roundtrip`."""
         codec = _load_codec(self.model)
-        data = codec.compress(audio, sample_rate, bitrate=self.kbps)
         codes = codec.encode(audio, sample_rate, bitrate=self.kbps)
+        data = dumps(codes, entropy=codec.entropy)
         payload = payload_size(data)
         counts = code_counts(codes.indices.reshape(-1, codes.n_codebooks), codes.codebook_size)
         return Roundtrip(
             codec.decode(codes), len(data), payload, tuple(map(tuple, counts.tolist()))
         )
+
+
+@dataclass(frozen=True)
+class VariableRvqCodec:
+    """A model of this package at a variable bitrate, as many codebooks as each frame needs.
+
+    Attributes:
+        model: name or path of a model with an entropy model, for `rvq.Codec.load`.
+        kbps: the bitrate to reach on average over a recording.
+        family: prefix of the name.
+    """
+
+    model: str | Path
+    kbps: float
+    family: str = "rvq variable"
+
+    @property
+    def name(self) -> str:
+        """Such as "rvq variable 6"."""
+        return f"{self.family} {self.kbps:g}"
+
+    @property
+    def nominal_kbps(self) -> float:
+        """The average asked for."""
+        return float(self.kbps)
+
+    @property
+    def version(self) -> str:
+        """See `RvqCodec.version`."""
+        return RvqCodec(self.model, self.kbps).version
+
+    def roundtrip(self, audio: Audio, sample_rate: int) -> Roundtrip:
+        """See `System.roundtrip`."""
+        codec = _load_codec(self.model)
+        data = codec.compress(audio, sample_rate, average=self.kbps)
+        return Roundtrip(codec.decompress(data), len(data), payload_size(data))
 
 
 @dataclass(frozen=True)

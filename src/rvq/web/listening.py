@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rvq.bitstream.container import trim
+from rvq.bitstream.container import dumps, trim
 from rvq.codec.codec import Codec
 from rvq.codec.runtime import Runtime
 from rvq.errors import InputError
@@ -133,7 +133,7 @@ def encode(codec: Codec, data: bytes) -> Encoded:
         seconds_read=seconds,
         latents=latents(codec.runtime, samples),
         codes=codes.indices[0].astype(np.int32),
-        file_bytes=tuple(_sizes(codec.compress(samples[None], rate), codes.n_codebooks)),
+        file_bytes=tuple(_sizes(dumps(codes, entropy=codec.entropy), codes.n_codebooks)),
     )
 
 

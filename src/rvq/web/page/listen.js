@@ -94,10 +94,13 @@ export class Listen {
 
   #rate() {
     const { model } = this.app.backend.about;
-    const kbps = (this.used * Math.log2(model.codebook_size) * model.sample_rate) / model.hop_length / 1000;
-    $("headline-rate").textContent = number(kbps, 2);
-    $("bitrate").setAttribute("aria-valuetext", `${number(kbps, 2)} kilobits a second, ${this.used} of ${model.n_codebooks} codebooks`);
-    $("bitrate-text").textContent = `${this.used} of ${model.n_codebooks} codebooks`;
+    const nominal = (this.used * Math.log2(model.codebook_size) * model.sample_rate) / model.hop_length / 1000;
+    const size = this.#clip?.size(`rvq-${this.used}`);
+    const kbps = number(size ? size.kbps : nominal, 2);
+    $("headline-rate").textContent = kbps;
+    const books = `${this.used} of ${model.n_codebooks} codebooks, ${number(nominal, 2)} kbps`;
+    $("bitrate-text").textContent = `${books} before entropy coding`;
+    $("bitrate").setAttribute("aria-valuetext", `${kbps} kilobits a second, ${this.used} of ${model.n_codebooks} codebooks`);
     [...$("steps").children].forEach((step, layer) => step.classList.toggle("on", layer < this.used));
     $("hear-difference").setAttribute("aria-pressed", this.choice === "difference");
   }
