@@ -182,7 +182,7 @@ def nearest(x: Floats, folds: Integers, *, compressed: bool = False) -> Integers
         inputs = _standardised(x, train)
         others, queries = inputs[train], inputs[test]
         if compressed:
-            size = min(256, len(others) // 4)
+            size = max(2, min(256, len(others) // 4))
             quantizer = ResidualQuantizer(n_codebooks=8, codebook_size=size)
             index = Index(quantizer.fit(others))
             index.add(others)
