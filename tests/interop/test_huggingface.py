@@ -6,7 +6,9 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from rvq.cli.app import app
 from rvq.errors import InputError, ModelError
 from rvq.interop.code_encoder import CodeEncoder
 from rvq.interop.dac import read_dac
@@ -205,3 +207,48 @@ def test_encoders_of_codes_run_in_onnxruntime(request, name, clips, tmp_path):
         assert codes.shape == tuple(expected.shape)
         # Sums are rounded otherwise, and a code that differs changes those after it.
         assert (torch.from_numpy(codes) == expected)[:, :, 0].float().mean() > 0.99
+
+
+@pytest.mark.parametrize("n_frames", [1, 7, 12])
+def test_mimi_streams(mimi, clips, n_frames):
+    _, _, codec = mimi
+    audio = clips(24_000, 1)[0][:, :, : 1920 * 30 + 700].repeat(2, 1, 1)
+    whole = codec.encode(audio)
+    sound = codec.decode(whole)
+    for network, inputs, dim, size in (
+        (codec.encoder, audio, 2, 1920 * n_frames),
+        (codec.decoder, whole, 1, n_frames),
+    ):
+        state, parts = torch.zeros(2, network.state_size), []
+        for part in inputs.split(size, dim):
+            output, state = network(part, state)
+            parts.append(output)
+        expected = whole if network is codec.encoder else sound
+        streamed = torch.cat(parts, dim=3 - dim)
+        torch.testing.assert_close(streamed, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_imported_mimi_runs_without_torch(mimi, clips, tmp_path):
+    from rvq import Codec
+
+    _, folder, ours = mimi
+    result = CliRunner().invoke(app, ["import", "mimi", str(folder), str(tmp_path / "model")])
+    assert result.exit_code == 0, result.output
+    codec = Codec.load(tmp_path / "model")
+    audio = clips(24_000, 1)[0][:, :, : 1920 * 30]
+    codes = codec.encode(audio[0].numpy(), 24_000)
+    expected = ours.quantize(ours.encode(audio))
+    equal = torch.from_numpy(codes.indices) == expected
+    assert equal.float().mean() > 0.99  # sums are rounded otherwise
+    output = torch.from_numpy(codec.decode(codes))
+    reference = ours.decode(ours.dequantize(torch.from_numpy(codes.indices)))[0]
+    torch.testing.assert_close(output, reference, atol=1e-4, rtol=0)
+
+
+def test_dac_cannot_be_a_model_folder(dac, tmp_path):
+    _, folder, _ = dac
+    result = CliRunner().invoke(app, ["import", "dac", str(folder), str(tmp_path / "model")])
+    assert isinstance(result.exception, InputError)
+    assert "not causal" in str(result.exception)
+    assert not (tmp_path / "model").exists()

@@ -14,6 +14,8 @@ class Kind(StrEnum):
     """Families of published codecs whose checkpoints can be read."""
 
     ENCODEC = "encodec"
+    DAC = "dac"
+    MIMI = "mimi"
 
 
 def import_(
@@ -28,15 +30,13 @@ def import_(
     """Turn another codec's checkpoint into a model that `rvq encode --model FOLDER` uses."""
     try:
         from rvq.interop.checkpoint import find
-        from rvq.interop.encodec import read_encodec
-        from rvq.nn.export import export as write
+        from rvq.interop.readers import READERS
     except ImportError as error:
         raise InputError(f"importing needs `pip install 'rvq[train]'` ({error})") from None
 
     if (folder / "model.json").exists() and not force:
         raise InputError(f"{folder} holds a model already; add --force to overwrite it")
-    codec = read_encodec(find(checkpoint))
-    facts: dict[str, object] = {"imported": kind.value, "from": Path(checkpoint).name}
-    write(codec.codec_model(), folder, name=codec.name, facts=facts, half_weights=False)
+    codec = READERS[kind](find(checkpoint))
+    codec.write(folder, {"imported": kind.value, "from": Path(checkpoint).name})
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(f"{folder}: {codec.name}, {codec.n_codebooks} codebooks, {size} bytes")

@@ -34,7 +34,7 @@ def find(name_or_path: str) -> Path:
     except ImportError:
         raise ModelError(
             f"no checkpoint at {name_or_path}; to download it from the hub, "
-            "`pip install huggingface_hub`"
+            "`pip install 'rvq[hub]'`"
         ) from None
     try:
         return Path(snapshot_download(name_or_path, allow_patterns=["config.json", *_FILES]))

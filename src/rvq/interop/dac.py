@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvq.errors import ModelError
+from rvq.errors import InputError, ModelError
 from rvq.interop.checkpoint import Checkpoint
 from rvq.interop.published import PublishedCodec
 from rvq.nn.dac import DacConfig, DacDecoder, DacEncoder
@@ -74,6 +74,17 @@ class Dac(PublishedCodec):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> audio `[batch, 1, n_frames * hop_length]`."""
         return self.decoder(latents.transpose(1, 2))
+
+    def write(self, folder: Path, facts: dict[str, object]) -> None:
+        """Refuse: a model folder's networks are causal, its search Euclidean.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"{self.name} is not causal and looks codewords up by their angle, so it cannot be a "
+            "model folder; use `rvq.interop.dac` in Python"
+        )
 
 
 def read_dac(path: Path) -> Dac:

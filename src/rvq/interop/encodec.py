@@ -17,6 +17,7 @@ from rvq.interop.published import PublishedCodec
 from rvq.interop.seanet_names import seanet_names
 from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig
 from rvq.nn.convolution import fold_weight_norm
+from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
 from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder, SegmentConfig
@@ -113,6 +114,14 @@ class Encodec(PublishedCodec):
         if config is not None:
             audio = overlap_add(parts, config.stride(self.sample_rate))
         return audio[:, :n_samples]
+
+    def write(self, folder: Path, facts: dict[str, object]) -> None:
+        """Write the folder of a model that `rvq.codec` loads, and `rvq train` starts from.
+
+        Raises:
+            InputError: it is not causal, or codes several channels together.
+        """
+        export(self.codec_model(), folder, name=self.name, facts=facts, half_weights=False)
 
     @torch.no_grad()
     def codec_model(self) -> CodecModel:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rvq.errors import InputError, ModelError
 from rvq.interop.checkpoint import Checkpoint
+from rvq.interop.model_folder import write_model_folder
 from rvq.interop.published import PublishedCodec
 from rvq.interop.seanet_names import seanet_names
 from rvq.nn.mimi import MimiConfig, MimiDecoder, MimiEncoder
@@ -59,7 +60,7 @@ class Mimi(PublishedCodec):
 
     def encode(self, audio: Tensor) -> Tensor:
         """Audio `[batch, channels, n_samples]` in [-1, 1] -> latents `[batch, n_frames, dim]`."""
-        return self.encoder(audio)
+        return self.encoder(audio, audio.new_zeros(len(audio), self.encoder.state_size))[0]
 
     def quantize(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
         """Latents -> codes `[batch, n_frames, n_codebooks]`, of all codebooks or the first few.
@@ -88,7 +89,52 @@ class Mimi(PublishedCodec):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> audio `[batch, channels, n_frames * hop_length]`."""
-        return self.decoder(latents)
+        return self.decoder(latents, latents.new_zeros(len(latents), self.decoder.state_size))[0]
+
+    def write(self, folder: Path, facts: dict[str, object]) -> None:
+        """Write the folder of a model that `rvq.codec` loads.
+
+        There it has one residual quantizer, in the space of both projections together. Codewords of
+        either quantizer are zero where the other's space is, so that neither search sees the
+        other's part, and codes are the same.
+
+        Raises:
+            InputError: it codes several channels together.
+        """
+        if self.channels != 1:
+            raise InputError(f"model folders are of models of one channel, not {self.channels}")
+        dim = self.semantic.codebooks.shape[2]
+        quantizers = (self.semantic, self.acoustic)
+        down = torch.cat([part.input_proj.weight[:, :, 0] for part in quantizers])
+        up = torch.cat([part.output_proj.weight[:, :, 0] for part in quantizers], dim=1)
+        write_model_folder(
+            folder,
+            encoder=_Projecting(self.encoder, down, before=False).eval(),
+            decoder=_Projecting(self.decoder, up, before=True).eval(),
+            codebooks=torch.cat(
+                [F.pad(self.semantic.codebooks, (0, dim)), F.pad(self.acoustic.codebooks, (dim, 0))]
+            ),
+            name=self.name,
+            sample_rate=self.sample_rate,
+            hop_length=self.hop_length,
+            facts=facts,
+        )
+
+
+class _Projecting(nn.Module):
+    """A network with a projection of vectors before or after it."""
+
+    def __init__(self, network: MimiEncoder | MimiDecoder, weight: Tensor, *, before: bool) -> None:
+        super().__init__()
+        self.network, self.before = network, before
+        self.state_size = network.state_size
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if self.before:
+            return self.network(F.linear(x, self.weight), state)
+        vectors, state = self.network(x, state)
+        return F.linear(vectors, self.weight), state
 
 
 def read_mimi(path: Path) -> Mimi:
@@ -107,8 +153,8 @@ def read_mimi(path: Path) -> Mimi:
         network = getattr(model, part)
         names = seanet_names(network.seanet, f"{part}.layers.")
         names = {f"seanet.{ours}": theirs for ours, theirs in names.items()}
-        names |= {"downsample.weight": "downsample.conv.weight"}
-        names |= {"upsample.weight": "upsample.conv.weight"}
+        names |= {"downsample.body.conv.weight": "downsample.conv.weight"}
+        names |= {"upsample.body.conv.weight": "upsample.conv.weight"}
         for ours, _ in network.transformer.named_parameters():
             names[f"transformer.{ours}"] = f"{part}_transformer.{ours}"
         checkpoint.fill(network, names.__getitem__)

@@ -1,6 +1,7 @@
 """What every published codec offers, whatever lies between its latents and its codes."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -46,3 +47,15 @@ class PublishedCodec(ABC, nn.Module):
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> audio `[batch, channels, n_frames * hop_length]`, or a little less."""
+
+    @abstractmethod
+    def write(self, folder: Path, facts: dict[str, object]) -> None:
+        """Write the folder of a model that `rvq.codec` loads, without torch.
+
+        Args:
+            folder: created if need be; what is there is replaced.
+            facts: about where the model is from, for its card.
+
+        Raises:
+            InputError: that cannot be done with this codec.
+        """

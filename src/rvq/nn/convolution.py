@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 Norm = Literal["none", "weight_norm", "layer_norm", "time_group_norm"]
 """Of the weights; of every step's channels; of a whole segment's channels and steps at once."""
-Padding = Literal["reflect", "zeros"]
+Padding = Literal["reflect", "replicate", "zeros"]
 """What stands in for samples before the first and after the last."""
 
 
@@ -120,11 +120,12 @@ class CausalConv(Remembering):
         *,
         stride: int = 1,
         dilation: int = 1,
+        bias: bool = True,
         norm: Norm = "none",
         padding: Padding = "reflect",
     ) -> None:
         super().__init__()
-        conv = nn.Conv1d(inputs, outputs, kernel_size, stride, dilation=dilation)
+        conv = nn.Conv1d(inputs, outputs, kernel_size, stride, dilation=dilation, bias=bias)
         self.body = Convolution(conv, norm)
         self.inputs, self.stride, self.padding = inputs, stride, padding
         self.context = (kernel_size - 1) * dilation + 1 - stride
@@ -135,31 +136,47 @@ class CausalConv(Remembering):
         if not self.context:
             return self.body(x)
         past = memory.read(self.inputs, self.context)
-        heard = None
-        if self.padding == "reflect":
+        whole = memory.started
+        if self.padding == "replicate":
+            past = torch.where(memory.started, past, x[:, :, :1])
+        elif self.padding == "reflect":
             # An input too short to be reflected is first extended by zeros.
             index = torch.arange(self.context, 0, -1, device=x.device)
             heard = index < x.shape[2]
             first = x.index_select(2, index.clamp(max=x.shape[2] - 1))
             past = torch.where(memory.started, past, torch.where(heard, first, 0.0))
+            whole = memory.started | heard[0]
         x = torch.cat([past, x], dim=2)
         memory.write(x[:, :, x.shape[2] - self.context :])
-        if self.stride > 1:
-            # Completes the last stride; of complete ones the convolution leaves this over.
-            if heard is None:
-                x = F.pad(x, (0, self.stride - 1))
-            else:
-                end = x[:, :, x.shape[2] - self.stride : x.shape[2] - 1].flip(2)
-                x = torch.cat([x, torch.where(memory.started | heard[0], end, 0.0)], dim=2)
-        return self.body(x)
+        return self.body(self._complete(x, whole) if self.stride > 1 else x)
+
+    def _complete(self, x: Tensor, whole: Tensor) -> Tensor:
+        """Append what completes the last stride; the convolution leaves the rest of it over."""
+        n, missing = x.shape[2], self.stride - 1
+        if self.padding == "zeros":
+            return F.pad(x, (0, missing))
+        if self.padding == "replicate":
+            return torch.cat([x, x[:, :, n - 1 :].expand(-1, -1, missing)], dim=2)
+        end = x[:, :, n - self.stride : n - 1].flip(2)
+        return torch.cat([x, torch.where(whole, end, 0.0)], dim=2)
 
 
 class CausalTransposedConv(Remembering):
     """Transposed convolution with a kernel of two strides, its tail left to the next call."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Norm = "none") -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int,
+        groups: int = 1,
+        bias: bool = True,
+        norm: Norm = "none",
+    ) -> None:
         super().__init__()
-        self.body = Convolution(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride), norm)
+        conv = nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride, groups=groups, bias=bias)
+        self.body = Convolution(conv, norm)
         self.inputs, self.stride = inputs, stride
         self.remembers = inputs
 

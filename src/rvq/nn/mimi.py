@@ -13,6 +13,13 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from rvq.errors import InputError
+from rvq.nn.convolution import (
+    CausalConv,
+    CausalTransposedConv,
+    Memory,
+    Remembering,
+    state_size,
+)
 from rvq.nn.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
 
 
@@ -87,7 +94,7 @@ class Scale(nn.Module):
         return self.scale * x
 
 
-class SlidingAttention(nn.Module):
+class SlidingAttention(Remembering):
     """Attention to a window of past frames, positions told by rotation (Su et al. 2021)."""
 
     def __init__(self, config: MimiConfig) -> None:
@@ -96,18 +103,34 @@ class SlidingAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
             nn.Linear(config.dim, config.dim, bias=False) for _ in range(4)
         )
+        self.shape = (config.window - 1, config.dim)
+        self.remembers = 2 * math.prod(self.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[batch, n_frames, dim]` -> the same."""
-        q, k, v = (
-            part(x).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
-            for part in (self.q_proj, self.k_proj, self.v_proj)
+    def forward(self, x: Tensor, memory: Memory, n_seen: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: `[batch, n_frames, dim]`.
+            memory: keys and values of the frames before.
+            n_seen: how many of them there were, `[batch, 1]`.
+        """
+        keys, values = (
+            torch.cat([memory.read(*self.shape), part(x)], dim=1)
+            for part in (self.k_proj, self.v_proj)
         )
-        position = torch.arange(x.shape[1], device=x.device)
-        distance = position[:, None] - position
+        n_kept = self.shape[0]
+        for part in (keys, values):
+            memory.write(part[:, part.shape[1] - n_kept :])
+        position = torch.arange(keys.shape[1], device=x.device)
+        distance = position[n_kept:, None] - position
         seen = (distance >= 0) & (distance < self.window)
-        q, k = self._rotate(q, position), self._rotate(k, position)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        there = position >= n_kept - n_seen
+        q, k, v = (
+            part.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+            for part in (self.q_proj(x), keys, values)
+        )
+        q, k = self._rotate(q, position[n_kept:]), self._rotate(k, position)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen & there[:, None, None])
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
     def _rotate(self, x: Tensor, position: Tensor) -> Tensor:
@@ -144,54 +167,89 @@ class MimiLayer(nn.Module):
         self.self_attn_layer_scale = Scale(config.dim)
         self.mlp_layer_scale = Scale(config.dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory, n_seen: Tensor) -> Tensor:
         """`[batch, n_frames, dim]` -> the same."""
-        x = x + self.self_attn_layer_scale(self.self_attn(self.input_layernorm(x)))
+        heard = self.self_attn(self.input_layernorm(x), memory, n_seen)
+        x = x + self.self_attn_layer_scale(heard)
         return x + self.mlp_layer_scale(self.mlp(self.post_attention_layernorm(x)))
 
 
-class MimiTransformer(nn.Module):
-    """Layers in a row."""
+class MimiTransformer(Remembering):
+    """Layers in a row, which remember a window of frames and how many of them there were."""
+
+    remembers = 1
 
     def __init__(self, config: MimiConfig) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(MimiLayer(config) for _ in range(config.n_layers)))
+        self.window = config.window
+        self.layers = nn.ModuleList(MimiLayer(config) for _ in range(config.n_layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[batch, n_frames, dim]` -> the same."""
-        return self.layers(x)
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """`[batch, dim, n_frames]` -> the same."""
+        n_seen = memory.read(1)
+        memory.write((n_seen + x.shape[2]).clamp(max=self.window))
+        x = x.transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x, memory, n_seen)
+        return x.transpose(1, 2)
 
 
 class MimiEncoder(nn.Module):
-    """Audio `[batch, channels, n_samples]` -> latents `[batch, n_frames, dim]`."""
+    """Audio -> latent vectors.
 
-    def __init__(self, config: MimiConfig) -> None:
-        super().__init__()
-        self.seanet = SEANetEncoder(config.seanet)
-        self.transformer = MimiTransformer(config)
-        self.downsample = nn.Conv1d(config.dim, config.dim, 4, 2, bias=False)
-
-    def forward(self, audio: Tensor) -> Tensor:
-        """Encode a whole recording."""
-        start = audio.new_zeros(len(audio), self.seanet.state_size)
-        x = self.transformer(self.seanet(audio, start)[0]).transpose(1, 2)
-        x = F.pad(x, (2, x.shape[2] % 2), mode="replicate")
-        return self.downsample(x).transpose(1, 2)
-
-
-class MimiDecoder(nn.Module):
-    """Latents `[batch, n_frames, dim]` -> audio `[batch, channels, n_frames * hop_length]`."""
+    Attributes:
+        state_size: numbers that `forward` remembers per item.
+    """
 
     def __init__(self, config: MimiConfig) -> None:
         super().__init__()
         dim = config.dim
-        self.upsample = nn.ConvTranspose1d(dim, dim, 4, 2, groups=dim, bias=False)
+        downsample = CausalConv(dim, dim, 4, stride=2, bias=False, padding="replicate")
+        self.seanet = SEANetEncoder(config.seanet)
+        self.transformer = MimiTransformer(config)
+        self.downsample = downsample
+        self.state_size = state_size(self)
+
+    def forward(self, audio: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode audio, whole or in pieces, all but the last of whole frames.
+
+        Args:
+            audio: `[batch, channels, n_samples]`.
+            state: of the samples before, zeros at the start, `[batch, state_size]`.
+
+        Returns:
+            Latents `[batch, ceil(n_samples / hop_length), dim]`, and the state for what follows.
+        """
+        memory = Memory(state)
+        x = self.transformer(self.seanet.chain(audio, memory), memory)
+        return self.downsample(x, memory).transpose(1, 2), memory.state()
+
+
+class MimiDecoder(nn.Module):
+    """Latent vectors -> audio.
+
+    Attributes:
+        state_size: numbers that `forward` remembers per item.
+    """
+
+    def __init__(self, config: MimiConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.upsample = CausalTransposedConv(dim, dim, stride=2, groups=dim, bias=False)
         self.transformer = MimiTransformer(config)
         self.seanet = SEANetDecoder(config.seanet)
+        self.state_size = state_size(self)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Decode a whole recording."""
-        n_frames = 2 * latents.shape[1]
-        x = self.upsample(latents.transpose(1, 2))[:, :, :n_frames]
-        x = self.transformer(x.transpose(1, 2))
-        return self.seanet(x, x.new_zeros(len(x), self.seanet.state_size))[0]
+    def forward(self, latents: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode frames, whole or in pieces.
+
+        Args:
+            latents: `[batch, n_frames, dim]`.
+            state: of the frames before, zeros at the start, `[batch, state_size]`.
+
+        Returns:
+            Audio `[batch, channels, n_frames * hop_length]`, and the state for what follows.
+        """
+        memory = Memory(state)
+        x = self.transformer(self.upsample(latents.transpose(1, 2), memory), memory)
+        return self.seanet.chain(x, memory), memory.state()
