@@ -48,34 +48,44 @@ export class Codebooks {
 
   /** Nearest codewords, one codebook after the other: vectors [frames, dim] -> codes [frames, n]. */
   search(vectors) {
-    const { n, size, dim, data } = this;
+    const { n, size, dim } = this;
+    // In double precision, so that only true ties depend on the order of additions.
+    this.exact ??= Float64Array.from(this.data);
     this.halfNorms ??= this.#halfNorms();
+    const { exact, halfNorms } = this;
     const frames = vectors.length / dim;
     const codes = new Int32Array(frames * n);
-    const residual = new Float64Array(dim);
-    for (let frame = 0; frame < frames; frame++) {
-      for (let i = 0; i < dim; i++) residual[i] = vectors[frame * dim + i];
+    const best = new Int32Array(4);
+    const high = new Float64Array(4);
+    // Four frames at once: every codeword is fetched once for all, and no sum waits for another.
+    const residual = new Float64Array(4 * dim);
+    for (let first = 0; first < frames; first += 4) {
+      const held = Math.min(4, frames - first);
+      residual.fill(0).set(vectors.subarray(first * dim, (first + held) * dim));
       for (let layer = 0; layer < n; layer++) {
-        let best = 0;
-        let bestScore = -Infinity;
-        for (let code = 0, at = this.offset(layer, 0); code < size; code++, at += dim) {
-          // Four sums, so that the processor need not wait for each addition.
+        high.fill(-Infinity);
+        for (let code = 0, at = layer * size * dim; code < size; code++, at += dim) {
           let a = 0, b = 0, c = 0, d = 0;
-          for (let i = 0; i < dim; i += 4) {
-            a += residual[i] * data[at + i];
-            b += residual[i + 1] * data[at + i + 1];
-            c += residual[i + 2] * data[at + i + 2];
-            d += residual[i + 3] * data[at + i + 3];
+          for (let i = 0; i < dim; i++) {
+            const value = exact[at + i];
+            a += residual[i] * value;
+            b += residual[dim + i] * value;
+            c += residual[2 * dim + i] * value;
+            d += residual[3 * dim + i] * value;
           }
-          const score = a + b + (c + d) - this.halfNorms[layer * size + code];
-          if (score > bestScore) {
-            bestScore = score;
-            best = code;
+          const half = halfNorms[layer * size + code];
+          if (a - half > high[0]) [high[0], best[0]] = [a - half, code];
+          if (b - half > high[1]) [high[1], best[1]] = [b - half, code];
+          if (c - half > high[2]) [high[2], best[2]] = [c - half, code];
+          if (d - half > high[3]) [high[3], best[3]] = [d - half, code];
+        }
+        for (let k = 0; k < held; k++) {
+          codes[(first + k) * n + layer] = best[k];
+          const start = this.offset(layer, best[k]);
+          for (let i = 0; i < dim; i++) {
+            residual[k * dim + i] = Math.fround(residual[k * dim + i] - exact[start + i]);
           }
         }
-        codes[frame * n + layer] = best;
-        const start = this.offset(layer, best);
-        for (let i = 0; i < dim; i++) residual[i] = Math.fround(residual[i] - data[start + i]);
       }
     }
     return codes;
