@@ -16,7 +16,7 @@ from rvq.interop.ecdc import Segment
 from rvq.interop.published import PublishedCodec
 from rvq.interop.seanet_names import seanet_names
 from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig
-from rvq.nn.convolution import fold_weight_norm
+from rvq.nn.convolution import Padding, fold_weight_norm
 from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
@@ -174,7 +174,9 @@ def read_encodec(path: Path) -> Encodec:
         ModelError: missing, damaged, truncated or of another model; the tensor at fault is named.
     """
     checkpoint = Checkpoint(path)
-    if checkpoint.config:
+    # An original file may lie beside a config.json of something else.
+    original = not checkpoint.config or "encoder.model.0.conv.conv.bias" in checkpoint
+    if not original:
         name, shape, n_codebooks, size = _from_config(checkpoint)
         prefix, codebook = "layers.", "quantizer.layers.{}.codebook."
     else:
@@ -188,7 +190,7 @@ def read_encodec(path: Path) -> Encodec:
     model = Encodec(name, shape, torch.stack(books))
     for part in ("encoder", "decoder"):
         network = getattr(model, part)
-        names = seanet_names(network, f"{part}.{prefix}", original=not checkpoint.config)
+        names = seanet_names(network, f"{part}.{prefix}", original=original)
         checkpoint.fill(network, names.__getitem__)
     for statistic in ("inited", "cluster_size", "embed_avg"):
         checkpoint.drop(f"codebook.{statistic}")
@@ -231,15 +233,16 @@ def _from_config(checkpoint: Checkpoint) -> tuple[str, SEANetConfig, int, int]:
     try:
         ratios = config["upsampling_ratios"]
         segments = None
-        if config["chunk_length_s"] is not None:
-            segments = SegmentConfig(
-                float(config["chunk_length_s"]), config["overlap"] or 0.0, config["normalize"]
-            )
-        elif config["normalize"]:
+        normalise = config.get("normalize", False)
+        if config.get("chunk_length_s") is not None:
+            seconds, overlap = float(config["chunk_length_s"]), config.get("overlap") or 0.0
+            segments = SegmentConfig(seconds, overlap, normalise)
+        elif normalise:
             raise ModelError(f"{where} wants normalised audio without segments; none is known so")
         if config["trim_right_ratio"] != 1.0:
             raise ModelError(f"{where} has trim_right_ratio {config['trim_right_ratio']}, not 1")
         kernels = (config["kernel_size"], config["last_kernel_size"])
+        paddings: dict[str, Padding] = {"reflect": "reflect", "constant": "zeros"}
         growth, units = config["dilation_growth_rate"], config["num_residual_layers"]
         network = SEANetConfig(
             sample_rate=config["sampling_rate"],
@@ -255,7 +258,7 @@ def _from_config(checkpoint: Checkpoint) -> tuple[str, SEANetConfig, int, int]:
             convolved_skip=config.get("use_conv_shortcut", True),
             lstm_layers=config["num_lstm_layers"],
             norm=config["norm_type"],
-            padding="reflect" if config["pad_mode"] == "reflect" else "zeros",
+            padding=paddings[config["pad_mode"]],
             causal=config["use_causal_conv"],
             segments=segments,
         )
