@@ -15,8 +15,9 @@ from test_trainer import config, flat, run
 
 from rvq.errors import InputError
 from rvq.nn import distributed
+from rvq.train.checkpoint import read_checkpoint
 from rvq.train.config import TrainConfig
-from rvq.train.trainer import Trainer, read_checkpoint
+from rvq.train.trainer import Trainer
 
 
 def free_port():

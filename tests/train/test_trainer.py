@@ -14,13 +14,12 @@ from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
 from rvq.nn.spectral import SpectralConfig
+from rvq.train.checkpoint import load_average, read_checkpoint
 from rvq.train.config import DataConfig, LossConfig, ScheduleConfig, TrainConfig
 from rvq.train.trainer import (
     Trainer,
-    load_average,
     model_optimizers,
     pick_precision,
-    read_checkpoint,
 )
 
 

@@ -15,7 +15,7 @@ def export(
     """Turn a training checkpoint into a model that `rvq encode --model FOLDER` uses."""
     try:
         from rvq.nn.export import export as write
-        from rvq.train.trainer import load_average
+        from rvq.train.checkpoint import load_average
     except ImportError as error:
         raise InputError(f"exporting needs `pip install 'rvq[train]'` ({error})") from None
 
