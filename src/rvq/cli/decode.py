@@ -24,7 +24,7 @@ def decode(
     target = target or source.with_suffix(".wav")
     check_output(source, target, force)
     with progress_bar(f"decoding {source.name}") as report:
-        damage = decode_file(Codec.load(model), source, target, progress=report)
+        damage = decode_file(Codec.load(model, threads=0), source, target, progress=report)
     typer.echo(f"{target}: {target.stat().st_size} bytes")
     if damage.noticed:
         typer.echo(

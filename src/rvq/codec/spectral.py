@@ -43,7 +43,7 @@ class SpectralRuntime(Runtime):
         self._engines = engines
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
         if self._pool:
-            self.stretch = self.threads * _GRAIN * max(e.memory for e in engines.values())
+            self.stretch = 2 * self.threads * _GRAIN * max(e.memory for e in engines.values())
 
     def start(self, part: str, channels: int) -> State:
         """See `Runtime`."""
