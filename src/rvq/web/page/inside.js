@@ -70,6 +70,11 @@ export class Inside {
     this.#clip = clip;
     this.modes.fill("keep");
     this.#show();
+    // A recording swapped with itself would not change.
+    const partner = $("partner");
+    if (partner.selectedOptions[0]?.text === clip.title) {
+      partner.selectedIndex = (partner.selectedIndex + 1) % partner.options.length;
+    }
     const { n, size } = this.app.backend.codebooks;
     // No count of so few frames can show more bits than this.
     const most = Math.min(Math.log2(size), Math.log2(clip.nFrames));

@@ -150,6 +150,12 @@ export class Listen {
     $("smaller").textContent = `${number(times, times < 10 ? 1 : 0)} times smaller than 16-bit PCM`;
   }
 
+  /** Come back to this page: what plays is again what it shows, not layers changed elsewhere. */
+  resume() {
+    if (document.body.dataset.playing?.startsWith("edited")) this.choose(this.choice);
+    else this.draw();
+  }
+
   draw() {
     if (!this.#shown || !$("pictures").clientWidth) return;
     const { n } = this.app.backend.codebooks;

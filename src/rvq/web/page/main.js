@@ -47,7 +47,7 @@ function showSection() {
   document.body.dataset.section = wanted;
   window.scrollTo(0, 0);
   if (wanted === "learn") learn.draw(true);
-  if (wanted === "listen") listen?.draw();
+  if (wanted === "listen") listen?.resume();
   if (wanted === "inside") inside?.draw();
 }
 addEventListener("hashchange", showSection);
@@ -160,11 +160,14 @@ function addRecording() {
     app.player.pause();
     press(button);
     recorder = new Recorder(app.backend.rate, (level) => button.style.setProperty("--level", level));
+    button.disabled = true; // until the browser has asked for the microphone
     try {
       await recorder.start();
     } catch (error) {
       recorder = null;
       return app.say(error.message, true);
+    } finally {
+      button.disabled = false;
     }
     app.say("Recording. Press again to stop.");
     button.classList.add("recording");
