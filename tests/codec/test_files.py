@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from rvq.bitstream.blocks import write_layers
 from rvq.bitstream.container import Reader
-from rvq.bitstream.header import HEADER_SIZE
 from rvq.codec.files import decode_file, encode_file
 from rvq.errors import InputError, RvqError
 
@@ -35,8 +35,10 @@ def test_damage_is_confined_and_reported(codec, compressed, speech):
     decode_file(codec, compressed, whole)
     data = bytearray(compressed.read_bytes())
     with compressed.open("rb") as file:
-        header = Reader(file).header
-    data[HEADER_SIZE + header.block_size(75) + 5] ^= 4
+        reader = Reader(file)
+        header = reader.header
+        first = next(reader.payloads())
+    data[header.size + len(write_layers(first)) + 5] ^= 4  # first layer of the second block
     compressed.write_bytes(data)
     target = compressed.with_name("damaged.wav")
     damage = decode_file(codec, compressed, target)

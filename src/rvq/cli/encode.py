@@ -12,7 +12,18 @@ from rvq.codec.models import DEFAULT_MODEL
 def encode(
     source: Annotated[Path, typer.Argument(help="Recording; any format soundfile reads.")],
     target: Annotated[Path | None, typer.Argument(help="Default: the input's name, .rvq.")] = None,
-    bitrate: Annotated[float, typer.Option(help="kbps per channel, 0.75 to 12.")] = 6.0,
+    bitrate: Annotated[
+        float | None,
+        typer.Option(help="kbps per channel before entropy coding, 0.75 to 12; default 6."),
+    ] = None,
+    quality: Annotated[
+        float | None, typer.Option(help="Or a constant quality, 0 to 12, at a variable bitrate.")
+    ] = None,
+    average: Annotated[
+        float | None, typer.Option(help="Or an average bitrate of the file, kbps per channel.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="To keep in the file.")] = None,
+    artist: Annotated[str | None, typer.Option(help="To keep in the file.")] = None,
     model: Model = DEFAULT_MODEL,
     force: Force = False,
 ) -> None:
@@ -24,7 +35,16 @@ def encode(
     target = target or source.with_suffix(".rvq")
     check_output(source, target, force)
     with progress_bar(f"encoding {source.name}") as report:
-        encode_file(Codec.load(model), source, target, bitrate=bitrate, progress=report)
+        encode_file(
+            Codec.load(model, threads=0),
+            source,
+            target,
+            bitrate=6.0 if bitrate is None and quality is None and average is None else bitrate,
+            quality=quality,
+            average=average,
+            metadata={k: v for k, v in (("title", title), ("artist", artist)) if v},
+            progress=report,
+        )
     with open_rvq(target) as file:
         header = Reader(file).header
     size = target.stat().st_size

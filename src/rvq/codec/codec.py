@@ -1,5 +1,8 @@
 """Codec: a model with the few verbs that its users need."""
 
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,12 @@ import numpy.typing as npt
 
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import dumps, loads
+from rvq.bitstream.entropy import FILE, EntropyModel
 from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime, load_runtime
 from rvq.codec.streaming import StreamDecoder, StreamEncoder
+from rvq.codec.variable import VariableEncoder
 from rvq.errors import InputError, ModelError
 
 Floats = npt.NDArray[np.float32]
@@ -30,8 +35,9 @@ class Codec:
         (1, 16000)
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, folder: Path | None = None) -> None:
         self.runtime = runtime
+        self.folder = folder
 
     @classmethod
     def load(cls, name_or_path: str | Path = DEFAULT_MODEL, *, threads: int = 1) -> "Codec":
@@ -40,7 +46,25 @@ class Codec:
         Raises:
             ModelError: there is no such model, or it is damaged.
         """
-        return cls(load_runtime(find(name_or_path), threads=threads))
+        folder = find(name_or_path)
+        return cls(load_runtime(folder, threads=threads), folder)
+
+    @cached_property
+    def entropy(self) -> EntropyModel | None:
+        """What files are coded by; None if the folder has nothing learned from this very model.
+
+        Raises:
+            ModelError: the folder's entropy model is damaged.
+        """
+        if self.folder is None or not (self.folder / FILE).exists():
+            return None
+        learned = EntropyModel.load(self.folder / FILE)
+        return learned if learned.model_hash == self.model_hash else None
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Frames per second."""
+        return Fraction(self.runtime.sample_rate, self.runtime.hop_length)
 
     @property
     def model_hash(self) -> str:
@@ -84,9 +108,61 @@ class Codec:
             n_codebooks=self.n_codebooks(bitrate),
         )
 
+    def variable_encoder(
+        self,
+        *,
+        channels: int,
+        sample_rate: int,
+        quality: float | None = None,
+        average: float | None = None,
+    ) -> VariableEncoder:
+        """An encoder at a variable bitrate; arguments as for `encode`.
+
+        Raises:
+            InputError: neither quality nor average, or out of range.
+            ModelError: the model has no entropy model.
+        """
+        if self.entropy is None:
+            raise ModelError(
+                f"model {self.runtime.name} has no entropy model, which a variable bitrate needs: "
+                "make one by `rvq learn-entropy`"
+            )
+        return VariableEncoder(
+            self.runtime,
+            self.entropy,
+            channels=channels,
+            sample_rate=_checked(sample_rate),
+            n_codebooks=self.n_codebooks(None),
+            quality=quality,
+            bitrate=average,
+        )
+
     def frame_decoder(self, *, channels: int, sample_rate: int) -> FrameDecoder:
         """A decoder of codes that come in pieces."""
         return FrameDecoder(self.runtime, channels=channels, sample_rate=_checked(sample_rate))
+
+    def encoder_for(
+        self,
+        channels: int,
+        sample_rate: int,
+        *,
+        bitrate: float | None = None,
+        quality: float | None = None,
+        average: float | None = None,
+    ) -> FrameEncoder:
+        """The encoder for a bitrate, a quality or an average bitrate.
+
+        Raises:
+            InputError: more than one of them, or out of range.
+            ModelError: a variable bitrate with a model that has no entropy model.
+        """
+        if sum(choice is not None for choice in (bitrate, quality, average)) > 1:
+            raise InputError("give only one of bitrate, quality and average bitrate")
+        if quality is None and average is None:
+            return self.frame_encoder(channels=channels, sample_rate=sample_rate, bitrate=bitrate)
+        return self.variable_encoder(
+            channels=channels, sample_rate=sample_rate, quality=quality, average=average
+        )
 
     def stream_encoder(
         self,
@@ -121,13 +197,24 @@ class Codec:
                 f"{self.model_hash[:16]}; load the model they were made with"
             )
 
-    def encode(self, audio: Floats, sample_rate: int, bitrate: float | None = None) -> Codes:
+    def encode(
+        self,
+        audio: Floats,
+        sample_rate: int,
+        bitrate: float | None = None,
+        *,
+        quality: float | None = None,
+        average: float | None = None,
+    ) -> Codes:
         """Audio -> codes.
 
         Args:
             audio: `[channels, samples]` in [-1, 1], any rate and length.
             sample_rate: Hz.
-            bitrate: kbps per channel; default the model's highest.
+            bitrate: constant, kbps per channel before entropy coding; default the model's highest.
+            quality: constant instead, 0 to 12; the bitrate follows the sound.
+            average: bitrate in kbps per channel to reach on average instead, by what the sound
+                needs from second to second.
 
         Raises:
             InputError: audio of another shape, empty or not finite; bitrate out of range.
@@ -142,7 +229,9 @@ class Codec:
             raise InputError(f"audio must have 1 to 255 channels and samples, got {audio.shape}")
         if not np.isfinite(audio).all():
             raise InputError("audio contains NaN or infinity; repair or remove those samples")
-        encoder = self.frame_encoder(channels=len(audio), sample_rate=sample_rate, bitrate=bitrate)
+        encoder = self.encoder_for(
+            len(audio), sample_rate, bitrate=bitrate, quality=quality, average=average
+        )
         parts = [encoder.push(audio.astype(np.float32)), encoder.flush()]
         return Codes(
             indices=np.concatenate(parts, axis=1),
@@ -150,6 +239,7 @@ class Codec:
             sample_rate=sample_rate,
             n_samples=audio.shape[1],
             model_hash=self.model_hash,
+            frame_rate=self.frame_rate,
         )
 
     def decode(self, codes: Codes) -> Floats:
@@ -162,7 +252,7 @@ class Codec:
         self.check_model(codes.model_hash)
         indices = codes.indices
         if codes.n_codebooks > len(self.runtime.codebooks) or (
-            indices.size and not 0 <= indices.min() <= indices.max() < self.codebook_size
+            indices.size and not -1 <= indices.min() <= indices.max() < self.codebook_size
         ):
             raise InputError(
                 f"codes {indices.shape} do not fit {len(self.runtime.codebooks)} codebooks of "
@@ -173,9 +263,20 @@ class Codec:
         missing = max(0, codes.n_samples - audio.shape[1])
         return np.pad(audio, ((0, 0), (0, missing)))[:, : codes.n_samples]
 
-    def compress(self, audio: Floats, sample_rate: int, bitrate: float | None = None) -> bytes:
-        """Audio -> the bytes of an .rvq file; arguments as for `encode`."""
-        return dumps(self.encode(audio, sample_rate, bitrate))
+    def compress(
+        self,
+        audio: Floats,
+        sample_rate: int,
+        bitrate: float | None = None,
+        *,
+        quality: float | None = None,
+        average: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Audio -> the bytes of an .rvq file; arguments as for `encode`, and text to keep in it."""
+        codes = self.encode(audio, sample_rate, bitrate, quality=quality, average=average)
+        variable = quality is not None or average is not None
+        return dumps(codes, entropy=self.entropy, variable=variable, metadata=metadata)
 
     def decompress(self, data: bytes) -> Floats:
         """The bytes of an .rvq file -> audio `[channels, samples]`.
@@ -184,7 +285,8 @@ class Codec:
             FormatError: damaged bytes. `rvq.codec.files.decode_file` plays what is left of them.
             ModelError: made with another model.
         """
-        return self.decode(loads(data))
+        return self.decode(loads(data, entropy=self.entropy))
+
 
 def _checked(sample_rate: int) -> int:
     if not 1000 <= sample_rate <= 768_000:

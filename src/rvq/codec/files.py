@@ -1,7 +1,7 @@
 """Audio files <-> .rvq files, block by block, so that hours take no more memory than seconds."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,15 @@ class Damage:
 
     Attributes:
         n_blocks: blocks of the file.
-        lost: damaged or missing blocks; they are silent in the output.
+        lost: damaged or missing blocks; they are concealed in the output.
+        weakened: blocks that lost some layers, and sound as at a lower bitrate.
+        noticed: whether anything at all was wrong: header, metadata or checksums too.
     """
 
     n_blocks: int
     lost: int
+    weakened: int = 0
+    noticed: bool = False
 
 
 @contextmanager
@@ -67,28 +71,45 @@ def encode_file(
     target: Path,
     *,
     bitrate: float | None = None,
+    quality: float | None = None,
+    average: float | None = None,
+    metadata: Mapping[str, str] | None = None,
     progress: Progress = lambda share: None,
 ) -> None:
     """Compress any file that soundfile reads.
 
     A recording with a broken tail is compressed as far as it can be read.
 
+    Args:
+        codec: the model.
+        source: the recording.
+        target: the .rvq file to write.
+        bitrate: constant, kbps per channel before entropy coding; default the model's highest.
+        quality: constant instead; see `Codec.encode`.
+        average: bitrate to reach on average instead, kbps per channel.
+        metadata: title, artist and the like, text by name.
+        progress: called with the share of the recording that is done.
+
     Raises:
         InputError: not audio, empty, not finite, or not to be read or written.
     """
     with _open_audio(source) as audio:
-        encoder = codec.frame_encoder(
-            channels=audio.channels, sample_rate=audio.samplerate, bitrate=bitrate
+        encoder = codec.encoder_for(
+            audio.channels, audio.samplerate, bitrate=bitrate, quality=quality, average=average
         )
         n_samples = 0
         with replacing(target) as temporary, temporary.open("wb") as file:
             writer = Writer(
                 file,
                 channels=audio.channels,
-                n_codebooks=codec.n_codebooks(bitrate),
+                n_codebooks=encoder.n_codebooks,
                 codebook_size=codec.codebook_size,
                 sample_rate=audio.samplerate,
                 model_hash=codec.model_hash,
+                frame_rate=codec.frame_rate,
+                entropy=codec.entropy,
+                variable=quality is not None or average is not None,
+                metadata=metadata,
             )
             for block in _blocks(audio):
                 if not np.isfinite(block).all():
@@ -119,14 +140,14 @@ def decode_file(
         InputError: a file that cannot be read or written.
     """
     with open_rvq(source) as file:
-        reader = Reader(file)
+        reader = Reader(file, entropy=codec.entropy)
         header = reader.header
         codec.check_model(header.model.hex())
         if header.n_codebooks > len(codec.runtime.codebooks):
             raise FormatError(f"{source} uses more codebooks than the model has")
         decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
         # What follows the end of the file is not made up: the output ends where the blocks do.
-        written, lost, seen = 0, 0, 0
+        written, lost, weakened, seen = 0, 0, 0, 0
         with replacing(target) as temporary, _create_audio(temporary, header) as audio:
             for block in reader.blocks():
                 seen += 1
@@ -134,6 +155,7 @@ def decode_file(
                     lost += 1
                     samples = decoder.skip(block.n_frames)
                 else:
+                    weakened += not block.intact
                     samples = decoder.push(block.indices)
                 samples = samples[:, : header.n_samples - written]
                 audio.write(samples.T)
@@ -145,7 +167,9 @@ def decode_file(
             whole = seen == header.n_blocks
             if whole and written < header.n_samples:
                 audio.write(np.zeros((header.n_samples - written, header.channels), np.float32))
-    return Damage(header.n_blocks, lost + header.n_blocks - seen)
+        lost += header.n_blocks - seen
+        noticed = header.repaired or lost + weakened > 0 or reader.whole is False
+    return Damage(header.n_blocks, lost, weakened, noticed)
 
 
 def read_audio(path: Path) -> tuple[np.ndarray, int]:

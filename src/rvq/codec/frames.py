@@ -133,14 +133,14 @@ class FrameEncoder:
                 break
             samples = self._pending[:, done * runtime.hop_length :][:, : size * runtime.hop_length]
             latents = runtime.encode(samples, self._state)
-            parts.append(self._quantize(latents))
+            parts.append(self._quantize(latents, samples))
             self._started = True
             done += size
         self._pending = self._pending[:, done * runtime.hop_length :]
         return np.concatenate(parts, axis=1)
 
-    def _quantize(self, latents: Floats) -> Indices:
-        """Latents `[channels, n_frames, dim]` -> the codes now complete."""
+    def _quantize(self, latents: Floats, samples: Floats) -> Indices:
+        """Latents `[channels, n_frames, dim]` and their samples -> the codes now complete."""
         search = self._runtime.search.prefix(self.n_codebooks)
         codes = search(latents.reshape(-1, latents.shape[2])).codes
         return codes.reshape(*latents.shape[:2], -1)

@@ -96,7 +96,15 @@ class Search:
 
 
 def decode(codes: Integers, codebooks: Floats) -> Floats:
-    """Sums of the codewords that codes in range name: `[..., any prefix]` -> `[..., dim]`."""
+    """Sums of the codewords that codes in range name: `[..., any prefix]` -> `[..., dim]`.
+
+    A code of -1 adds nothing.
+    """
+    if codes.size and codes.min() == -1:
+        vectors = np.zeros((*codes.shape[:-1], codebooks.shape[2]), np.float32)
+        for codebook, column in zip(codebooks, np.moveaxis(codes, -1, 0), strict=False):
+            vectors[column >= 0] += codebook[column[column >= 0]]
+        return vectors
     flat = np.ascontiguousarray(codes, np.int64).reshape(-1, codes.shape[-1])
     kernel = native if native.available() else blas
     return kernel.decode(flat, codebooks).reshape(*codes.shape[:-1], codebooks.shape[2])

@@ -83,7 +83,8 @@ def learn(
         "around": np.array(AROUND, np.int32),
         "model": np.frombuffer(bytes.fromhex(codec.model_hash), np.uint8),
     }
-    return save(arrays)
+    # safetensors writes memory as it lies, whatever the strides.
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def learn_for(

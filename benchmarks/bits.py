@@ -1,0 +1,275 @@
+"""What the file format costs and saves, on recordings of unseen speakers.
+
+    python benchmarks/bits.py --audio data/dev
+
+Printed, each beside what it is compared with: bits saved by entropy coding at the same codes; speed
+of entropy coding on one thread; bytes that are container; what a variable bitrate spends on silence
+and saves at equal quality; what single damaged bits cost; lost packets beside Opus with the same
+share lost. `--only` picks some of them.
+"""
+
+import argparse
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+import rvq
+from rvq.bitstream.codes import Codes
+from rvq.bitstream.container import Reader, dumps, loads, payload_size
+from rvq.bitstream.survey import survey
+from rvq.codec.files import read_audio
+from rvq.errors import RvqError
+from rvq.evaluate import metrics
+from rvq.evaluate.programs import read_wav, run_program, write_wav
+
+Clips = list[tuple[np.ndarray, int]]
+
+
+def one_thread(work: Callable[[], object]) -> float:
+    """Processor seconds of a call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def joined(codec: rvq.Codec, clips: Clips, seconds: float, kbps: float) -> Codes:
+    """Codes of clips one after the other."""
+    rate = clips[0][1]
+    same = [audio for audio, its in clips if its == rate]
+    audio = np.concatenate(same, axis=1)[:, : int(seconds * rate)]
+    return codec.encode(audio, rate, kbps)
+
+
+def saved(codec: rvq.Codec, clips: Clips) -> None:
+    print("\nBits saved by entropy coding at the same codes, and by whole files")
+    print("| kbps | packed | coded | saved | files saved | by layer, bits of 10 |")
+    print("|---:|---:|---:|---:|---:|---|")
+    full = [codec.encode(audio, rate) for audio, rate in clips]
+    for kbps in (0.75, 1.5, 3, 6, 12):
+        n = codec.n_codebooks(kbps)
+        packed = coded = whole = files = frames = 0
+        layers = np.zeros(n)
+        for codes in full:
+            plain, small = dumps(codes.prefix(n)), dumps(codes.prefix(n), entropy=codec.entropy)
+            packed += payload_size(plain)
+            coded += payload_size(small)
+            whole, files = whole + len(plain), files + len(small)
+            layers += survey(Reader(io.BytesIO(small))).layers
+            frames += codes.indices.shape[1]
+        each = " ".join(f"{8 * size / frames:.2f}" for size in layers)
+        print(
+            f"| {kbps:g} | {packed} B | {coded} B | {1 - coded / packed:.1%} "
+            f"| {1 - files / whole:.1%} | {each} |"
+        )
+
+
+def speed(codec: rvq.Codec, clips: Clips) -> None:
+    print("\nSpeed of entropy coding on one thread, times real time (files, checks included)")
+    for kbps in (1.5, 6, 12):
+        codes = joined(codec, clips, 60, kbps)
+        data = dumps(codes, entropy=codec.entropy)  # tables are made
+        seconds = codes.n_samples / codes.sample_rate
+        there = min(one_thread(partial(dumps, codes, entropy=codec.entropy)) for _ in range(3))
+        back = min(one_thread(partial(loads, data, entropy=codec.entropy)) for _ in range(3))
+        print(f"{kbps:g} kbps: encode {seconds / there:.0f}, decode {seconds / back:.0f}")
+
+
+def overhead(codec: rvq.Codec, clips: Clips) -> None:
+    print("\nContainer: bytes of a one-minute file that are not codes")
+    for kbps in (1.5, 6):
+        codes = joined(codec, clips, 60, kbps)
+        data = dumps(codes, entropy=codec.entropy)
+        nominal = kbps * 125 * codes.n_samples / codes.sample_rate
+        extra = len(data) - payload_size(data)
+        print(
+            f"{kbps:g} kbps: {extra} of {len(data)} bytes, {extra / len(data):.2%} of the file, "
+            f"{extra / nominal:.2%} of {kbps:g} kbps"
+        )
+
+
+def silence(codec: rvq.Codec, clips: Clips) -> None:
+    print("\nVariable bitrate: kbps of payload on speech, on pauses in it, on digital silence")
+    rate = clips[0][1]
+    speech = np.concatenate([audio for audio, its in clips if its == rate][:12], axis=1)
+    seconds = speech.shape[1] / rate
+    for quality in (4.0, 6.0):
+        data = codec.compress(speech, rate, quality=quality)
+        quiet = codec.compress(np.zeros((1, 20 * rate), np.float32), rate, quality=quality)
+        # A block is a second: those of least energy against the average of all.
+        blocks = list(Reader(io.BytesIO(data)).payloads())
+        bits = np.array([8 * sum(map(len, block.layers)) for block in blocks[:-1]])
+        per_block = int(speech.shape[1] / seconds)
+        energy = [
+            np.square(speech[0, i * per_block :][:per_block]).mean() for i in range(len(bits))
+        ]
+        order = np.argsort(energy)
+        least = bits[order[: max(1, len(order) // 20)]].mean()
+        average = 8 * payload_size(data) / seconds / 1000
+        print(
+            f"quality {quality:g}: {average:.2f} kbps; quietest 5% of seconds {least / 1000:.2f} "
+            f"({least / 1000 / average:.0%}); digital silence "
+            f"{8 * payload_size(quiet) / 20 / 1000:.3f} "
+            f"({8 * payload_size(quiet) / 20_000 / average:.1%})"
+        )
+
+
+def rate_distortion(codec: rvq.Codec, clips: Clips) -> None:
+    print("\nQuality at equal payload bitrates: constant number of codebooks, variable bitrate")
+    print("| setting | payload kbps | PESQ-WB | ViSQOL |")
+    print("|---|---:|---:|---:|")
+    curves: dict[str, list[tuple[float, float, float]]] = {"constant": [], "variable": []}
+    settings: list[tuple[str, str, dict[str, float]]] = [
+        ("constant", f"{kbps:g} kbps", {"bitrate": kbps}) for kbps in (1.5, 3, 6)
+    ]
+    settings += [("variable", f"quality {q:g}", {"quality": q}) for q in (3.0, 4.5, 6.0)]
+    for family, name, how in settings:
+        size, seconds, pesq, visqol = 0, 0.0, [], []
+        for audio, rate in clips:
+            data = codec.compress(audio, rate, **how)
+            decoded = metrics.align(audio, codec.decompress(data), rate)
+            scores = metrics.score(audio, decoded, rate)
+            pesq.append(scores.pesq_wb)
+            visqol.append(scores.visqol)
+            size += payload_size(data)
+            seconds += audio.shape[1] / rate
+        row = (size / 125 / seconds, float(np.nanmean(pesq)), float(np.nanmean(visqol)))
+        curves[family].append(row)
+        print(f"| {family}, {name} | {row[0]:.2f} | {row[1]:.3f} | {row[2]:.3f} |", flush=True)
+    for column, metric in ((1, "PESQ-WB"), (2, "ViSQOL")):
+        constant, variable = (
+            np.array(sorted((row[column], row[0]) for row in curves[family]))
+            for family in ("constant", "variable")
+        )
+        low = max(constant[0, 0], variable[0, 0])
+        high = min(constant[-1, 0], variable[-1, 0])
+        if low < high:
+            at = np.linspace(low, high, 9)
+            rates = [np.exp(np.interp(at, c[:, 0], np.log(c[:, 1]))) for c in (constant, variable)]
+            less = 1 - np.mean(rates[1] / rates[0])
+            print(f"at equal {metric} ({low:.2f} to {high:.2f}): {less:.1%} fewer bits")
+
+
+def bit_flips(codec: rvq.Codec, clips: Clips, trials: int = 10_000) -> None:
+    print(f"\nOne damaged bit anywhere in a file, {trials} trials")
+    codes = joined(codec, clips, 30, 3)
+    data = dumps(codes, entropy=codec.entropy, metadata={"title": "a title"})
+    random = np.random.default_rng(0)
+    unhandled = unreported = lost = weakened = untouched = wrong = 0
+    most = 0.0
+    for _ in range(trials):
+        damaged = bytearray(data)
+        position = int(random.integers(8 * len(data)))
+        damaged[position // 8] ^= 1 << position % 8
+        try:
+            reader = Reader(io.BytesIO(damaged), entropy=codec.entropy)
+            blocks = list(reader.blocks())
+        except RvqError:
+            lost += 1
+            most = codes.n_samples / codes.sample_rate
+            continue
+        except Exception as error:  # what this trial is about
+            print("unhandled:", repr(error))
+            unhandled += 1
+            continue
+        hit = [block for block in blocks if not block.intact]
+        weakened += bool(hit) and all(block.indices is not None for block in hit)
+        lost += any(block.indices is None for block in hit)
+        untouched += not hit
+        unreported += not hit and not reader.header.repaired and reader.whole is not False
+        frames = sum(block.n_frames for block in hit)
+        most = max(most, frames / float(codes.frame_rate))
+        for block in blocks:
+            if block.indices is not None:
+                start = block.index * reader.header.frames_per_block
+                right = codes.indices[:, start:, : block.indices.shape[2]]
+                wrong += not np.array_equal(block.indices, right[:, : block.n_frames])
+    print(
+        f"unhandled {unhandled}, not reported {unreported}, wrong codes {wrong}; a block lost in "
+        f"{lost}, layers of one in {weakened}, nothing in {untouched}; at most {most:.2f} s hit"
+    )
+
+
+def packets(codec: rvq.Codec, clips: Clips, share: float = 0.1) -> None:
+    print(f"\n{share:.0%} of packets lost: PESQ-WB without and with loss")
+    random = np.random.default_rng(0)
+    ours: list[tuple[float, float]] = []
+    opus: list[tuple[float, float]] = []
+    for audio, rate in clips:
+        results = []
+        for lose in (0.0, share):
+            encoder = codec.stream_encoder(
+                channels=1, sample_rate=rate, bitrate=6, frames_per_packet=2
+            )
+            decoder = codec.stream_decoder(channels=1, sample_rate=rate)
+            parts = []
+            for packet in [*encoder.push(audio[:1]), *encoder.flush()]:
+                lost = random.random() < lose
+                parts.append(decoder.conceal(2) if lost else decoder.push(packet))
+            parts.append(decoder.flush())
+            decoded = metrics.align(audio[:1], np.concatenate(parts, axis=1), rate)
+            results.append(metrics.score(audio[:1], decoded, rate).pesq_wb)
+        ours.append((results[0], results[1]))
+        results = []
+        with tempfile.TemporaryDirectory() as folder:
+            wav, coded, out = (Path(folder, name) for name in ("a.wav", "a.opus", "b.wav"))
+            write_wav(wav, audio[:1], rate)
+            run_program(
+                [
+                    "opusenc",
+                    "--quiet",
+                    "--bitrate",
+                    "8",
+                    "--expect-loss",
+                    "10",
+                    str(wav),
+                    str(coded),
+                ]
+            )
+            for lose in ("0", f"{share * 100:g}"):
+                run_program(["opusdec", "--quiet", "--packet-loss", lose, str(coded), str(out)])
+                decoded = metrics.align(audio[:1], read_wav(out, rate), rate)
+                results.append(metrics.score(audio[:1], decoded, rate).pesq_wb)
+        opus.append((results[0], results[1]))
+    for name, found in (("rvq 6, packets of 27 ms", ours), ("Opus 8, packets of 20 ms", opus)):
+        whole, lossy = np.nanmean(np.array(found), axis=0)
+        print(f"{name}: {whole:.2f} -> {lossy:.2f}")
+
+
+PARTS = {
+    "saved": saved,
+    "speed": speed,
+    "overhead": overhead,
+    "silence": silence,
+    "rate-distortion": rate_distortion,
+    "bit-flips": bit_flips,
+    "packets": packets,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--audio", type=Path, required=True, help="folder of recordings")
+    parser.add_argument("--limit", type=int, default=0, help="at most so many, evenly chosen")
+    parser.add_argument("--only", choices=PARTS, action="append")
+    arguments = parser.parse_args()
+    paths = sorted(p for p in arguments.audio.rglob("*") if p.suffix in (".flac", ".wav", ".ogg"))
+    if arguments.limit and arguments.limit < len(paths):
+        n = arguments.limit
+        paths = [paths[i * len(paths) // n] for i in range(n)]
+    clips = [read_audio(path) for path in paths]
+    clips = [(audio[:1], rate) for audio, rate in clips]
+    codec = rvq.Codec.load()
+    seconds = sum(audio.shape[1] / rate for audio, rate in clips)
+    print(f"{len(clips)} recordings, {seconds:.0f} s; model {codec.model_hash[:16]}")
+    for name, part in PARTS.items():
+        if not arguments.only or name in arguments.only:
+            part(codec, clips)
+
+
+if __name__ == "__main__":
+    main()
