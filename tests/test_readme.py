@@ -12,7 +12,10 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
 SHELL = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
-PAGES = [README, (REPOSITORY / "docs" / "quantizer.md").read_text()]
+PAGES = [
+    README,
+    *((REPOSITORY / "docs" / f"{p}.md").read_text() for p in ("quantizer", "streaming")),
+]
 PYTHON = [
     block for page in PAGES for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
 ]
