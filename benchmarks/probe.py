@@ -32,12 +32,12 @@ def some(paths: list[Path], n: int) -> list[Path]:
 
 
 def speakers(speech: Path, _: Path, __: Path) -> Entries:
-    """125 people reading English, 16 sentences of each; every sentence is one file."""
+    """125 people reading English, 10 sentences of each; every sentence is one file."""
     folders = sorted(p for p in (speech / "speechocean").iterdir() if p.is_dir())
     return [
         (path, folder.name, "")
         for folder in folders
-        for path in some(list(folder.glob("*.ogg")), 16)
+        for path in some(list(folder.glob("*.ogg")), 10)
     ]
 
 
@@ -45,16 +45,16 @@ def languages(speech: Path, packages: Path, _: Path) -> Entries:
     """English, Spanish, French and Russian by two voices each, a voice and its studio per part."""
     stamps = packages / "tuxpaint-stamps-default"
     entries: Entries = [
-        (path, "en", "first") for path in some(list((speech / "kathleen").glob("*.ogg")), 150)
+        (path, "en", "first") for path in some(list((speech / "kathleen").glob("*.ogg")), 100)
     ]
     for language in ("es", "fr", "ru"):
         paths = [p for p in stamps.rglob(f"*_desc_{language}.ogg") if p.stat().st_size > 15_000]
-        entries += [(path, language, "first") for path in some(paths, 150)]
+        entries += [(path, language, "first") for path in some(paths, 100)]
     for language in ("en", "es", "fr", "ru"):
         folder = packages / f"asterisk-core-sounds-{language}-g722"
         long = [p for p in folder.rglob("*.g722") if p.stat().st_size > 12_000]  # 1.5 s
         paths = [p for p in long if p.parent.name != "silence"]
-        entries += [(path, language, "second") for path in some(paths, 150)]
+        entries += [(path, language, "second") for path in some(paths, 100)]
     return entries
 
 
@@ -85,13 +85,16 @@ def speech_or_music(speech: Path, packages: Path, work: Path) -> Entries:
     return entries
 
 
-def tones(_: Path, packages: Path, __: Path) -> Entries:
-    """Mandarin syllables by two people; the tones of one are told from those of the other."""
+def rimes(_: Path, packages: Path, __: Path) -> Entries:
+    """Mandarin syllables by two people; the vowels of one are told from those of the other."""
     entries: Entries = []
     for path in sorted((packages / "gcin-voice").rglob("*.ogg")):
-        mark = path.parent.name[-1]
-        if mark != "1":  # the neutral tone, of which there are few; the first tone has no mark
-            entries.append((path, mark if mark.isdigit() else "1", path.stem))
+        symbol = path.parent.name.rstrip("1234")[-1]  # of Zhuyin, the tone taken off
+        if symbol in "ㄓㄔㄕㄖㄗㄘㄙ":
+            symbol = "none"
+        elif symbol not in "ㄚㄛㄜㄝㄞㄟㄠㄡㄢㄣㄤㄥㄧㄨㄩ":  # names of consonants, and the rare er
+            continue
+        entries.append((path, symbol, path.stem))
     return entries
 
 
@@ -99,7 +102,7 @@ TASKS = {
     "speaker": (speakers, 1),
     "language": (languages, 1),
     "speech or music": (speech_or_music, 1),
-    "Mandarin tone": (tones, 4),
+    "Mandarin rime": (rimes, 3),
 }
 """Recordings, and the parts that they are pooled in one by one."""
 
