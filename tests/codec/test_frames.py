@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,17 @@ def test_a_frame_is_coded_with_its_last_sample(codec, speech):
         audio = speech[:, start * 320 : (start + 1) * 320]
         assert encoder.push(audio[:, :319]).shape[1] == 0
         assert encoder.push(audio[:, 319:]).shape[1] == 1
+
+
+def test_one_codec_serves_many_threads(codec, speech):
+    clips = [speech[:, i * 9_000 : i * 9_000 + 20_000] for i in range(6)]
+    expected = [codec.encode(clip, 24_000, 3) for clip in clips]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda clip: codec.encode(clip, 24_000, 3), clips))
+        sounds = list(pool.map(codec.decode, found))
+    for a, b, sound in zip(found, expected, sounds, strict=True):
+        np.testing.assert_array_equal(a.indices, b.indices)
+        np.testing.assert_array_equal(sound, codec.decode(b))
 
 
 def test_inexact_runtimes_see_the_same_stretches(speech, codec):
