@@ -38,6 +38,14 @@ def test_nothing_is_overwritten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_models_of_another_family_are_refused(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.json").write_text('{"family": "waveform"}')
+    with pytest.raises(InputError, match="spectral family"):
+        write_static_copy(model, tmp_path / "new")
+
+
 def test_a_missing_or_wrong_runtime_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="dist folder"):
         runtime_files(tmp_path)

@@ -48,11 +48,18 @@ def write_static_copy(
         progress: called with what comes next.
 
     Raises:
-        InputError: the folder is not empty or not to be written, or the runtime is not to be had.
+        InputError: the folder is not empty or not to be written, the runtime is not to be had, or
+            the model is of a family that the browser does not run.
         ModelError: no such model, or a damaged one.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder; give a new one")
+    card = json.loads((find(model) / "model.json").read_text())
+    if card.get("family", "spectral") != "spectral":
+        raise InputError(
+            f"the browser runs models of the spectral family, {model} is of another; "
+            "use rvq serve without --static"
+        )
     codec = Codec.load(model)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,9 @@ export class Inside {
   constructor(app) {
     this.app = app;
     const { n } = app.backend.codebooks;
+    if (n !== 16) $("layer-count").textContent = n;
+    $("frame-length").textContent = (1000 * this.#hopSeconds).toFixed(0);
+    $("codebook-size").textContent = app.backend.codebooks.size;
     this.modes = new Array(n).fill("keep");
     this.colours = Array.from({ length: n }, (_, layer) => layerColour(layer, n));
     $("layers").append(...this.colours.map((colour, layer) => this.#row(layer, colour)));

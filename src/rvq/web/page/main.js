@@ -227,6 +227,7 @@ try {
   const { model, mode } = app.backend.about;
   const where = mode === "browser" ? "in this browser" : "on this machine";
   $("where").textContent = `${model.name} · ${model.hash.slice(0, 8)} · runs ${where}; nothing is sent anywhere else`;
+  document.documentElement.style.setProperty("--n", model.n_codebooks);
   app.player = new Player(app.backend.rate);
   listen = new Listen(app);
   inside = new Inside(app);
