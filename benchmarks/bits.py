@@ -95,11 +95,19 @@ def overhead(codec: rvq.Codec, clips: Clips) -> None:
 def silence(codec: rvq.Codec, clips: Clips) -> None:
     print("\nVariable bitrate: kbps of payload on speech, on pauses in it, on digital silence")
     rate = clips[0][1]
+    random = np.random.default_rng(0)
     speech = np.concatenate([audio for audio, its in clips if its == rate][:12], axis=1)
     seconds = speech.shape[1] / rate
-    for quality in (4.0, 6.0):
+    for quality in (2.0, 4.0):
         data = codec.compress(speech, rate, quality=quality)
         quiet = codec.compress(np.zeros((1, 20 * rate), np.float32), rate, quality=quality)
+        # A talk with a pause in it, at the noise floor of a good room: the pause by difference.
+        floor = 10 ** (-65 / 20) * random.standard_normal((1, 20 * rate)).astype(np.float32)
+        talk = [
+            payload_size(codec.compress(np.concatenate(parts, axis=1), rate, quality=quality))
+            for parts in ((speech[:, : 10 * rate], floor), (speech[:, : 10 * rate],))
+        ]
+        pause = 8 * (talk[0] - talk[1]) / 20_000
         # A block is a second: those of least energy against the average of all.
         blocks = list(Reader(io.BytesIO(data)).payloads())
         bits = np.array([8 * sum(map(len, block.layers)) for block in blocks[:-1]])
@@ -114,7 +122,8 @@ def silence(codec: rvq.Codec, clips: Clips) -> None:
             f"quality {quality:g}: {average:.2f} kbps; quietest 5% of seconds {least / 1000:.2f} "
             f"({least / 1000 / average:.0%}); digital silence "
             f"{8 * payload_size(quiet) / 20 / 1000:.3f} "
-            f"({8 * payload_size(quiet) / 20_000 / average:.1%})"
+            f"({8 * payload_size(quiet) / 20_000 / average:.1%}); pause at -65 dB {pause:.2f} "
+            f"({pause / average:.0%})"
         )
 
 
@@ -156,7 +165,7 @@ def rate_distortion(codec: rvq.Codec, clips: Clips) -> None:
 
 def bit_flips(codec: rvq.Codec, clips: Clips, trials: int = 10_000) -> None:
     print(f"\nOne damaged bit anywhere in a file, {trials} trials")
-    codes = joined(codec, clips, 30, 3)
+    codes = joined(codec, clips, 6, 3)
     data = dumps(codes, entropy=codec.entropy, metadata={"title": "a title"})
     random = np.random.default_rng(0)
     unhandled = unreported = lost = weakened = untouched = wrong = 0

@@ -160,7 +160,7 @@ def test_random_bytes_raise_only_format_error(version, fields, payload):
                 attempt(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     channels=st.integers(1, 255),
     n_codebooks=st.integers(1, 255),
@@ -210,6 +210,28 @@ def test_a_large_layer_that_is_not_there_is_not_made_room_for(tmp_path):
         with path.open("rb") as file:
             assert [block.intact for block in Reader(file).blocks()] == [False]
         assert tracemalloc.get_traced_memory()[1] < 400_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_small_file_that_claims_many_entropy_coded_frames_takes_no_memory():
+    header = Header(
+        channels=1,
+        n_codebooks=1,
+        bits=3,
+        frames_per_block=65_535,
+        sample_rate=8000,
+        n_samples=0,
+        n_frames=2**32 - 1,
+        model=bytes(8),
+        entropy=MODEL.tag,
+    )
+    data = header.to_bytes() + b"\1\0\1" * 100
+    tracemalloc.start()
+    try:
+        for _ in Reader(io.BytesIO(data), entropy=MODEL).blocks():
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()
 

@@ -44,6 +44,7 @@ def test_silence_is_nearly_free(codec):
         ("bias", lambda x: x[0]),
         ("shift", lambda x: x + 30),
         ("precision", lambda x: x - 15),
+        ("around", lambda x: x + 2**30),
         ("lower", lambda x: np.full_like(x, 2**15 - 1)),
         ("bias", lambda x: np.full_like(x, 2**30)),
     ],

@@ -111,6 +111,8 @@ def test_entropy_coding_bounds_what_else_may_be():
         replace(HEADER, entropy=None)
     with pytest.raises(InputError, match="65536"):
         replace(HEADER, bits=16)
+    with pytest.raises(InputError, match="frames_per_block"):
+        replace(HEADER, channels=255, frames_per_block=300)
 
 
 def test_a_block_is_bounded():

@@ -27,11 +27,14 @@ def test_quality_rises_with_bitrate_and_the_signal_is_recognised(codec, speech):
 
 
 @pytest.mark.parametrize("rate", [1.5, 3, 6, 12])
-def test_bitrate_is_what_was_asked(codec, speech, rate):
+def test_bitrate_is_at_most_what_was_asked(codec, speech, rate):
     audio = np.tile(speech, 10)
     data = codec.compress(audio, 24_000, rate)
     assert Header.from_bytes(data).n_codebooks == rate / 0.75
-    assert len(data) * 8 / 1000 / (audio.shape[1] / 24_000) == pytest.approx(rate, rel=0.05)
+    seconds = audio.shape[1] / 24_000
+    assert 0.6 * rate < len(data) / 125 / seconds < 0.95 * rate  # entropy coding saves the rest
+    packed = rvq.Codec(codec.runtime).compress(audio, 24_000, rate)
+    assert len(packed) / 125 / seconds == pytest.approx(rate, rel=0.05)
 
 
 @pytest.mark.parametrize(

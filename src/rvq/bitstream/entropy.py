@@ -8,6 +8,7 @@ layer looks at layers above it.
 """
 
 import hashlib
+import math
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from rvq.errors import InputError, ModelError
 
 FORMAT = 1
 FILE = "entropy.safetensors"
+MAX_REACH = 8
+"""Frames before and after that a network may look at."""
 
 _SHAPES = {
     "features": ("int8", "LKF"),
@@ -100,6 +103,27 @@ class EntropyModel:
         """Codewords per layer."""
         return self._features.shape[1]
 
+    @property
+    def width(self) -> int:
+        """Features of a codeword."""
+        return self._features.shape[2]
+
+    def bits(
+        self, layer: int, base: npt.NDArray[np.int32], codes: npt.NDArray[np.uint16]
+    ) -> npt.NDArray[np.float64]:
+        """What every codeword of a layer would cost in the frame after `codes`.
+
+        Args:
+            layer: from 0.
+            base: of that frame, `[hidden]`; see `base`.
+            codes: of the layer in the frames before, `ABSENT` for none.
+
+        Returns:
+            `[codebook_size]`.
+        """
+        counts = coder.frequencies(self.tables(layer), base, codes)
+        return np.log2(counts.sum(dtype=np.float64) / counts)
+
     def check(self, n_codebooks: int, codebook_size: int) -> None:
         """Refuse codes of another shape.
 
@@ -149,16 +173,16 @@ class EntropyModel:
         Returns:
             `[channels * n_frames, hidden]`.
         """
-        channels, n_frames, width = known.shape
+        channels, n_frames, _ = known.shape
         hidden = self._offset.shape[1]
         if not layer:
             return np.tile(self._offset[0], (channels * n_frames, 1))
         reach = max((abs(offset) for offset in self._around), default=0)
         padded = np.pad(known, ((0, 0), (reach, reach), (0, 0))).astype(np.float64)
-        windows = [padded[:, reach + offset : reach + offset + n_frames] for offset in self._around]
-        inputs = np.concatenate(windows, axis=2).reshape(-1, len(windows) * width)
-        sums = inputs @ self._lower[layer].reshape(-1, hidden)
-        return sums.astype(np.int32) + self._offset[layer]
+        sums = np.zeros((channels, n_frames, hidden))
+        for offset, weights in zip(self._around, self._lower[layer], strict=True):
+            sums += padded[:, reach + offset : reach + offset + n_frames] @ weights
+        return sums.reshape(-1, hidden).astype(np.int32) + self._offset[layer]
 
     def features(self, layer: int, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
         """Features of codewords `[...]` -> `[..., F]`; zeros for -1."""
@@ -176,11 +200,13 @@ class EntropyModel:
         logits = np.abs(self._bias.astype(np.float64)) + 1023.0 * np.abs(
             self._weights.astype(np.float64)
         ).sum(axis=2)
-        shift_fits = ((self._shift >= 0) & (self._shift < 32)).all()
-        shift_fits &= ((self._precision >= 8) & (self._precision <= 24)).all()
+        in_range = ((self._shift >= 0) & (self._shift < 32)).all()
+        in_range &= ((self._precision >= 8) & (self._precision <= 24)).all()
         size, width = self._weights.shape[1:]
+        in_range &= max(map(abs, self._around), default=0) <= MAX_REACH
+        in_range &= self._own.shape[1] <= MAX_REACH
         fits = 2 <= size <= 2**15 and 2 <= width <= 128 and width % 2 == 0
-        if hidden.max() >= 2**31 or logits.max() >= 2**30 or not shift_fits or not fits:
+        if hidden.max() >= 2**31 or logits.max() >= 2**30 or not in_range or not fits:
             raise ModelError("the entropy model is damaged (its sums could overflow)")
 
 
@@ -213,6 +239,8 @@ class LayerState:
 
     def decode(self, data: bytes) -> npt.NDArray[np.int64] | None:
         """Bytes of the next layer as codes `[channels, n_frames]`, or None if damaged."""
+        if not self._variable and len(self._below) > self._most_codes(len(data)):
+            return None
         flat, exact = coder.decode(
             self._model.tables(self._layer),
             self._model.base(self._layer, self._known),
@@ -233,6 +261,11 @@ class LayerState:
         self._known += self._model.features(self._layer, codes)
         self._below = (codes >= 0).reshape(-1)
         self._layer += 1
+
+    def _most_codes(self, n_bytes: int) -> float:
+        """How many codes so many bytes can hold: the likeliest has 65537 counts, others one."""
+        least_bits = math.log2(1 + (self._model.codebook_size - 1) / 65537)
+        return (8 * n_bytes + 16) / least_bits
 
     @property
     def _optional(self) -> bool:

@@ -19,6 +19,8 @@ HEADER_SIZE = 51
 """Bytes of the fixed part; metadata follow."""
 MAX_CODES_PER_BLOCK = 2**23
 """Bounds what reading one block may cost, whatever a header declares."""
+MAX_CODED_FRAMES = 2**15
+"""Frames of all channels in a block that is entropy coded, which takes more memory per frame."""
 MAX_METADATA = 2**16 - 1
 
 CRC = struct.Struct("<I")
@@ -96,6 +98,11 @@ class Header:
             raise InputError(f"entropy must be 4 bytes, got {self.entropy!r}")
         if self.entropy is not None and self.bits > 15:
             raise InputError("codebooks of 65536 codewords cannot be entropy coded")
+        if self.entropy is not None and self.channels * self.frames_per_block > MAX_CODED_FRAMES:
+            raise InputError(
+                f"an entropy-coded block holds at most {MAX_CODED_FRAMES} frames of all channels: "
+                f"lower frames_per_block from {self.frames_per_block}"
+            )
         if self.variable and self.entropy is None:
             raise InputError("frames can lack layers only in files with an entropy model")
         if len(self._metadata_bytes) > MAX_METADATA:

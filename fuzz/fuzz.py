@@ -1,0 +1,94 @@
+"""Fuzzing of everything that reads bytes from outside, by coverage (pip install atheris).
+
+    python fuzz/fuzz.py container -max_total_time=1800
+    python fuzz/fuzz.py entropy -max_total_time=1800
+    python fuzz/fuzz.py packet -max_total_time=1800
+
+A parser may refuse its input by an `RvqError` and in no other way, may not hang, and may not take
+more memory than ten times what the input's size can honestly stand for. What libFuzzer finds worth
+keeping goes to a folder given as a last argument; `fuzz/corpus` holds a few files to start from.
+"""
+
+import io
+import sys
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["rvq"]):
+    from rvq.bitstream.container import Reader, loads, trim
+    from rvq.bitstream.entropy import EntropyModel
+    from rvq.bitstream.header import HEADER_SIZE
+    from rvq.bitstream.survey import survey
+    from rvq.codec.packets import Packet
+    from rvq.errors import RvqError
+
+HOME = Path(__file__).parent
+MODEL = EntropyModel((HOME / "corpus" / "entropy" / "small.safetensors").read_bytes())
+
+
+def container(data: bytes) -> None:
+    """The file: strictly, around damage, cut; with its header's checksum made right."""
+    for candidate in (data, _sealed(data)):
+        with suppress(RvqError):
+            loads(candidate, entropy=MODEL)
+        with suppress(RvqError):
+            for block in Reader(io.BytesIO(candidate), entropy=MODEL).blocks():
+                assert block.indices is None or block.indices.max(initial=0) < 2**16
+        with suppress(RvqError):
+            survey(Reader(io.BytesIO(candidate)))
+        with suppress(RvqError):
+            trim(io.BytesIO(candidate), io.BytesIO(), 1)
+
+
+def entropy(data: bytes) -> None:
+    """The entropy model, and coding by one that was accepted."""
+    with suppress(RvqError):
+        model = EntropyModel(data)
+        if model.codebook_size <= 64:
+            decoder = model.decoder(1, 5, variable=True)
+            for _ in range(min(model.n_codebooks, 3)):
+                if decoder.decode(data[:20]) is None:
+                    break
+
+
+def packet(data: bytes) -> None:
+    """A packet of a stream."""
+    for channels, bits in ((1, 10), (2, 3)):
+        with suppress(RvqError):
+            Packet.from_bytes(data, channels=channels, bits=bits)
+
+
+def _sealed(data: bytes) -> bytes:
+    size = 38 if data[4:5] == b"\1" else HEADER_SIZE
+    head = data[: size - 4]
+    return head + zlib.crc32(head).to_bytes(4, "little") + data[size:]
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "container": container,
+    "entropy": entropy,
+    "packet": packet,
+}
+
+
+def main() -> None:
+    """Fuzz the parser named first."""
+    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
+        sys.exit(f"usage: python fuzz/fuzz.py {'|'.join(TARGETS)} [libFuzzer's options]")
+    name = sys.argv.pop(1)
+    options = [f"{HOME}/corpus/{name}", "-rss_limit_mb=1024", "-timeout=10", "-max_len=8192"]
+    if not any(not argument.startswith("-") for argument in sys.argv[1:]):
+        # libFuzzer writes to its first folder: keep that out of the repository.
+        scratch = HOME / "found" / name
+        scratch.mkdir(parents=True, exist_ok=True)
+        options.insert(0, str(scratch))
+    atheris.Setup([sys.argv[0], *sys.argv[1:], *options], TARGETS[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
