@@ -2,7 +2,8 @@
  *
  * Expects: FN(name) names a function of this set, TARGET its attribute, VEC and INT vectors of LANES
  * floats and 32-bit integers with LOAD, LOAD_HALF, SET1, FMA (a * b + c), LEAST, MOST, and ROWS, the
- * rows of a tile: two vectors a row must fit into the registers.
+ * rows of a tile: two vectors a row must fit into the registers. ONE may name another set's product
+ * for one frame.
  *
  * Every number comes out of the same operations in the same order, each rounded once, whatever the
  * set, the tile and the number of frames: an element of a matrix product is one chain of fused
@@ -111,8 +112,10 @@ TARGET INLINE void FN(tile)(const int rows, const int vecs, const int half, cons
             STORE(y + r * y_stride + v * LANES, sum[r * vecs + v]);
 }
 
+#ifndef ONE
+#define ONE FN(product_of_one)
 /* Columns of one frame: eight chains at once, so that they hide each other's latency. */
-TARGET INLINE void FN(product_of_one)(const int half, const Matrix *m, const float *x,
+TARGET INLINE void FN(columns_of_one)(const int half, const Matrix *m, const float *x,
                                       const float *start, float *y)
 {
     const long size = half ? 2 : 4, step = 8 * LANES;
@@ -124,6 +127,15 @@ TARGET INLINE void FN(product_of_one)(const int half, const Matrix *m, const flo
         FN(tile)(1, VECS_PER_PANEL, half, x, 0, m->k, (const char *)m->panels + o * m->k * size,
                  start + o, 0, y + o, 0);
 }
+
+TARGET static void FN(product_of_one)(const Matrix *m, const float *x, const float *start, float *y)
+{
+    if (m->half)
+        FN(columns_of_one)(1, m, x, start, y);
+    else
+        FN(columns_of_one)(0, m, x, start, y);
+}
+#endif
 
 TARGET INLINE void FN(product_of_many)(const int half, const Matrix *m, const float *x,
                                        long x_stride, long rows, const float *start,
@@ -151,10 +163,8 @@ TARGET INLINE void FN(product_of_many)(const int half, const Matrix *m, const fl
 TARGET static void FN(product)(const Matrix *m, const float *x, long x_stride, long rows,
                                const float *start, long start_stride, float *y, long y_stride)
 {
-    if (rows == 1 && m->half)
-        FN(product_of_one)(1, m, x, start, y);
-    else if (rows == 1)
-        FN(product_of_one)(0, m, x, start, y);
+    if (rows == 1)
+        ONE(m, x, start, y);
     else if (m->half)
         FN(product_of_many)(1, m, x, x_stride, rows, start, start_stride, y, y_stride);
     else
@@ -339,6 +349,7 @@ TARGET static void FN(decode)(const Network *net, const float *heard, long n_fra
 }
 
 #undef VECS_PER_PANEL
+#undef ONE
 #undef STORE
 #undef INLINE
 #undef FN

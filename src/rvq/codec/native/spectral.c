@@ -11,11 +11,16 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #define BLOCK 48 /* frames at a time, so that they stay in the cache; a multiple of every ROWS */
 #define PANEL 32 /* columns side by side in packed matrices; a multiple of every 2 * LANES */
 #define ROUND_UP(n) (((n) + PANEL - 1) / PANEL * PANEL)
-#define MOST_TENSORS 1024
+#define HUGE_PAGE (2L << 20)
+#define PIECE (2 * HUGE_PAGE)
+#define MOST_PIECES 256
 
 typedef struct {
     long k, padded;     /* inputs; outputs rounded up to whole panels */
@@ -45,8 +50,10 @@ typedef struct {
     Matrix linear, embed, out;
     Norm norm, final_norm;
     Block *blocks;
-    void *memory[MOST_TENSORS + 1]; /* all that was allocated */
+    void *memory[MOST_PIECES]; /* all that was allocated */
     int n_memory;
+    char *free; /* in the last of them */
+    size_t left;
 } Network;
 
 typedef struct {
@@ -56,22 +63,6 @@ typedef struct {
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-
-typedef int32_t Int16 __attribute__((vector_size(64)));
-#define FN(name) name##_avx512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
-#define VEC __m512
-#define INT Int16
-#define LANES 16
-#define ROWS 12
-#define LOAD(p) _mm512_loadu_ps(p)
-#define LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
-#define SET1(s) _mm512_set1_ps(s)
-#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define LEAST(a, b) _mm512_min_ps(a, b)
-#define MOST(a, b) _mm512_max_ps(a, b)
-#define TO_FLOAT(i) _mm512_cvtepi32_ps((__m512i)(i))
-#include "layers.h"
 
 typedef int32_t Int8 __attribute__((vector_size(32)));
 #define FN(name) name##_avx2
@@ -87,6 +78,23 @@ typedef int32_t Int8 __attribute__((vector_size(32)));
 #define LEAST(a, b) _mm256_min_ps(a, b)
 #define MOST(a, b) _mm256_max_ps(a, b)
 #define TO_FLOAT(i) _mm256_cvtepi32_ps((__m256i)(i))
+#include "layers.h"
+
+typedef int32_t Int16 __attribute__((vector_size(64)));
+#define ONE product_of_one_avx2 /* which widens weights faster; the results are the same */
+#define FN(name) name##_avx512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define VEC __m512
+#define INT Int16
+#define LANES 16
+#define ROWS 12
+#define LOAD(p) _mm512_loadu_ps(p)
+#define LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define SET1(s) _mm512_set1_ps(s)
+#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define LEAST(a, b) _mm512_min_ps(a, b)
+#define MOST(a, b) _mm512_max_ps(a, b)
+#define TO_FLOAT(i) _mm512_cvtepi32_ps((__m512i)(i))
 #include "layers.h"
 #endif
 
@@ -171,14 +179,26 @@ static void release(Network *net)
     free(net);
 }
 
-/* Zeros that live as long as the network, at the start of a cache line. */
+/* Zeros that live as long as the network, at the start of a cache line. Cut from large pieces that
+ * may lie in huge pages, because one frame reads all weights once. */
 static void *allocate(Network *net, size_t size)
 {
-    void *memory = NULL;
-    if (net->n_memory > MOST_TENSORS || posix_memalign(&memory, 64, (size + 63) / 64 * 64 + 64))
-        return PyErr_NoMemory();
-    memset(memory, 0, (size + 63) / 64 * 64 + 64);
-    return net->memory[net->n_memory++] = memory;
+    const size_t needed = (size + 63) / 64 * 64 + 64, piece = needed > PIECE ? needed : PIECE;
+    if (needed > net->left) {
+        void *memory = NULL;
+        if (net->n_memory == MOST_PIECES || posix_memalign(&memory, HUGE_PAGE, piece))
+            return PyErr_NoMemory();
+#ifdef MADV_HUGEPAGE
+        madvise(memory, piece, MADV_HUGEPAGE);
+#endif
+        memset(memory, 0, piece);
+        net->memory[net->n_memory++] = net->free = memory;
+        net->left = piece;
+    }
+    void *found = net->free;
+    net->free += needed;
+    net->left -= needed;
+    return found;
 }
 
 /* Float16 of a number that is one; -1 for any other. */
