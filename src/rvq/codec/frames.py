@@ -14,7 +14,7 @@ import soxr
 from rvq.codec.runtime import Runtime, State
 from rvq.codec.snapshot import load_state, save_state
 from rvq.errors import InputError
-from rvq.quantize.search import decode
+from rvq.quantize.search import Search, decode
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -72,10 +72,11 @@ class FrameEncoder:
     ) -> None:
         self.n_codebooks = n_codebooks
         self._runtime = runtime
-        self._stretch = stretch or runtime.stretch
+        self._stretch = stretch if stretch and not runtime.exact else runtime.stretch
         self._resampler = _Resampler(sample_rate, runtime.sample_rate, channels)
         self._state = runtime.start("encoder", channels)
         self._started = False
+        self._nearest: Search | None = None
         self._pending = np.empty((channels, 0), np.float32)
 
     def push(self, audio: Floats) -> Indices:
@@ -141,8 +142,9 @@ class FrameEncoder:
 
     def _quantize(self, latents: Floats, samples: Floats) -> Indices:
         """Latents `[channels, n_frames, dim]` and their samples -> the codes now complete."""
-        search = self._runtime.search.prefix(self.n_codebooks)
-        codes = search(latents.reshape(-1, latents.shape[2])).codes
+        if self._nearest is None or len(self._nearest.books.codebooks) != self.n_codebooks:
+            self._nearest = self._runtime.search.prefix(self.n_codebooks)
+        codes = self._nearest(latents.reshape(-1, latents.shape[2])).codes
         return codes.reshape(*latents.shape[:2], -1)
 
 

@@ -117,6 +117,9 @@ class SpectralRuntime(Runtime):
         Frames have a finite past: a share may begin anywhere with an empty memory, if the first
         frames, from `begin` to `start`, are thrown away.
         """
+        if channels == 1 and (self._pool is None or n_frames < 2 * _GRAIN * memory):
+            work(0, 0, 0, n_frames)
+            return
         shares = max(1, min(self.threads // channels, n_frames // (_GRAIN * memory)))
         bounds = [n_frames * i // shares for i in range(shares + 1)]
         jobs = [

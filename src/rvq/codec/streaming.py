@@ -43,7 +43,7 @@ class StreamEncoder:
             raise InputError(f"frames_per_packet must be at least 1, got {frames_per_packet}")
         self._runtime = runtime
         self._frames = FrameEncoder(
-            runtime, channels=channels, sample_rate=sample_rate, n_codebooks=1, stretch=1
+            runtime, channels=channels, sample_rate=sample_rate, n_codebooks=n_codebooks, stretch=1
         )
         self._channels = channels
         self._frames_per_packet = frames_per_packet
