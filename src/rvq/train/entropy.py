@@ -93,6 +93,7 @@ def learn_for(
     *,
     minutes: float = 150.0,
     steps: int = 700,
+    batch_size: int = 32,
     progress: Progress = lambda share: None,
 ) -> Path:
     """Learn, and put the entropy model into the folder of the model; arguments as for `learn`.
@@ -102,7 +103,9 @@ def learn_for(
     """
     if codec.folder is None:
         raise InputError("this codec was not loaded from a folder: use Codec.load")
-    learned = learn(codec, data, minutes=minutes, steps=steps, progress=progress)
+    learned = learn(
+        codec, data, minutes=minutes, steps=steps, batch_size=batch_size, progress=progress
+    )
     temporary = codec.folder / f".{FILE}"
     temporary.write_bytes(learned)
     return temporary.replace(codec.folder / FILE)

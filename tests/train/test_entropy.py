@@ -1,0 +1,90 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+
+import rvq
+from rvq.bitstream.container import dumps, loads, payload_size
+from rvq.bitstream.entropy import FILE, EntropyModel
+from rvq.codec.models import DEFAULT_MODEL, find
+from rvq.errors import InputError
+from rvq.train.entropy import AROUND, LayerNetwork, learn_for
+
+
+def test_rounding_to_integers_keeps_the_frequencies(codec):
+    torch.manual_seed(0)
+    size, width = 64, 8
+    features = torch.randint(-127, 128, (3, size, width)).float()
+    network = LayerNetwork(features, 2, hidden=16)
+    for parameter in network.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.3
+    codes = torch.randint(0, size, (1, 75, 3))
+    expected = torch.log_softmax(network(codes)[0].double(), dim=1).exp().detach().numpy()
+    layer = network.integers()
+    arrays = {name: np.stack([array] * 3) for name, array in layer.items()}
+    arrays |= {
+        "features": features.numpy().astype(np.int8),
+        "around": np.array(AROUND, np.int32),
+        "model": np.zeros(32, np.uint8),
+    }
+    model = EntropyModel(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+    found = codes[0].numpy()
+    known = sum(model.features(j, found[None, :, j]) for j in (0, 1))
+    base = model.base(2, known)
+    for t in (0, 1, 2, 40, 74):
+        bits = model.bits(2, base[t], found[:t, 2].astype(np.uint16))
+        np.testing.assert_allclose(2.0**-bits, expected[t], atol=0.03)
+
+
+@pytest.fixture
+def learner(tmp_path):
+    """A codec in a folder of its own, without entropy model."""
+    folder = tmp_path / "model"
+    shutil.copytree(find(DEFAULT_MODEL), folder)
+    (folder / FILE).unlink(missing_ok=True)
+    return rvq.Codec.load(folder)
+
+
+def pack(folder, audio, sample_rate=24_000):
+    (folder / "train").mkdir(parents=True)
+    np.save(folder / "train" / "voice.npy", (audio[0] * 32767).astype(np.int16))
+    (folder / "train" / "voice.json").write_text(json.dumps({"sample_rate": sample_rate}))
+    return folder
+
+
+def test_codes_are_learned_and_the_codec_uses_them(learner, speech, tmp_path):
+    assert learner.entropy is None
+    data = pack(tmp_path / "data", np.tile(speech, 7))
+    shares = []
+    path = learn_for(learner, [data], minutes=0.4, steps=10, batch_size=4, progress=shares.append)
+    assert path.parent == learner.folder
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    codec = rvq.Codec.load(learner.folder)
+    codes = codec.encode(speech, 24_000, 1.5)
+    packed, coded = dumps(codes), dumps(codes, entropy=codec.entropy)
+    # Learned from this very recording: what is tested is that it reaches the file.
+    assert payload_size(coded) < 0.95 * payload_size(packed)
+    np.testing.assert_array_equal(loads(coded, entropy=codec.entropy).indices, codes.indices)
+
+
+def test_an_entropy_model_of_another_model_is_left_out(learner):
+    shutil.copy(find(DEFAULT_MODEL) / FILE, learner.folder / FILE)
+    card = json.loads((learner.folder / "model.json").read_text())
+    again = rvq.Codec.load(learner.folder)
+    assert again.entropy is not None
+    again = rvq.Codec.load(learner.folder)
+    again.runtime.hash = card["hash"][::-1]
+    assert again.entropy is None
+
+
+def test_nothing_to_learn_from(learner, speech, tmp_path):
+    with pytest.raises(InputError, match="no packed recordings"):
+        learn_for(learner, [tmp_path])
+    with pytest.raises(InputError, match="16000 Hz"):
+        learn_for(learner, [pack(tmp_path / "data", speech, 16_000)])
+    with pytest.raises(InputError, match="folder"):
+        learn_for(rvq.Codec(learner.runtime), [tmp_path])
