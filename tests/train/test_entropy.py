@@ -40,6 +40,15 @@ def test_rounding_to_integers_keeps_the_frequencies(codec):
 
 
 @pytest.fixture
+def one_thread():
+    """Steps this small take longer on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def learner(tmp_path):
     """A codec in a folder of its own, without entropy model."""
     folder = tmp_path / "model"
@@ -55,7 +64,7 @@ def pack(folder, audio, sample_rate=24_000):
     return folder
 
 
-def test_codes_are_learned_and_the_codec_uses_them(learner, speech, tmp_path):
+def test_codes_are_learned_and_the_codec_uses_them(learner, speech, tmp_path, one_thread):
     assert learner.entropy is None
     data = pack(tmp_path / "data", np.tile(speech, 7))
     shares = []
