@@ -128,14 +128,14 @@ def silence(codec: rvq.Codec, clips: Clips) -> None:
 
 
 def rate_distortion(codec: rvq.Codec, clips: Clips) -> None:
-    print("\nQuality at equal payload bitrates: constant number of codebooks, variable bitrate")
-    print("| setting | payload kbps | PESQ-WB | ViSQOL |")
+    print("\nQuality at equal bitrates of files: constant number of codebooks, variable bitrate")
+    print("| setting | file kbps | PESQ-WB | ViSQOL |")
     print("|---|---:|---:|---:|")
     curves: dict[str, list[tuple[float, float, float]]] = {"constant": [], "variable": []}
     settings: list[tuple[str, str, dict[str, float]]] = [
         ("constant", f"{kbps:g} kbps", {"bitrate": kbps}) for kbps in (1.5, 3, 6)
     ]
-    settings += [("variable", f"quality {q:g}", {"quality": q}) for q in (3.0, 4.5, 6.0)]
+    settings += [("variable", f"quality {q:g}", {"quality": q}) for q in (1.0, 2.0, 3.5)]
     for family, name, how in settings:
         size, seconds, pesq, visqol = 0, 0.0, [], []
         for audio, rate in clips:
@@ -144,7 +144,7 @@ def rate_distortion(codec: rvq.Codec, clips: Clips) -> None:
             scores = metrics.score(audio, decoded, rate)
             pesq.append(scores.pesq_wb)
             visqol.append(scores.visqol)
-            size += payload_size(data)
+            size += len(data)
             seconds += audio.shape[1] / rate
         row = (size / 125 / seconds, float(np.nanmean(pesq)), float(np.nanmean(visqol)))
         curves[family].append(row)

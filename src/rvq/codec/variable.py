@@ -23,6 +23,8 @@ _SAME, _OTHER = 0.25, 2.5
 """Bits, about, that a layer costs by being there or not as in the frame before, or otherwise."""
 _BRAKE, _DRIFT = 1.0, 0.1
 """By how much quality falls, at once and for good, per second of an average bitrate overspent."""
+_LAYERS, _LAYERS_PER_STEP = 4, 2
+"""The most layers at quality 0, and how many more with every step."""
 _QUIET = -35.0
 """dB below the loudest frame of late, from where frames matter less the quieter they are."""
 _SILENT = 1e-5
@@ -58,18 +60,20 @@ class VariableEncoder(FrameEncoder):
         quality: float | None = None,
         bitrate: float | None = None,
     ) -> None:
-        super().__init__(
-            runtime, channels=channels, sample_rate=sample_rate, n_codebooks=n_codebooks
-        )
         if (quality is None) == (bitrate is None):
             raise InputError("give either a quality or an average bitrate")
         if quality is not None and not 0 <= quality <= 12:
             raise InputError(f"quality must be 0 to 12, got {quality:g}")
         if bitrate is not None and not 0.1 <= bitrate <= 1000:
             raise InputError(f"an average bitrate must be 0.1 to 1000 kbps, got {bitrate:g}")
-        self._entropy = entropy
         # An average bitrate starts from the quality that speech gets at it, about.
         self._quality = min(bitrate / 1.75, 12.0) if bitrate is not None else quality or 0.0
+        # A layer costs two bytes of every block even where hardly any frame has it.
+        n_codebooks = min(n_codebooks, _LAYERS + round(_LAYERS_PER_STEP * self._quality))
+        super().__init__(
+            runtime, channels=channels, sample_rate=sample_rate, n_codebooks=n_codebooks
+        )
+        self._entropy = entropy
         self._target = bitrate
         self._bits = 0.0  # spent beyond the average
         self._latents = np.empty((channels, 0, runtime.codebooks.shape[2]), np.float32)
