@@ -358,6 +358,7 @@ def main() -> None:
     parser.add_argument("--settings", default="8x256,4x256,16x256,8x1024")
     parser.add_argument("--vectors", default="log-mel,embeddings,latents")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="codec whose latents are taken")
+    parser.add_argument("--skip", default="", help="systems to leave out, by parts of their names")
     parser.add_argument("--two-threads", action="store_true", help="encode on two threads too")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
@@ -378,6 +379,8 @@ def main() -> None:
             m, k = map(int, setting.split("x"))
             for name, system in systems(m, k).items():
                 if "PQ" in name and train.shape[1] % m:
+                    continue
+                if any(part in name for part in options.skip.split(",") if part):
                     continue
                 row = measure(
                     vectors, m, k, name, system, train, test, two_threads=options.two_threads
