@@ -137,8 +137,9 @@ def test_own_model_at_a_variable_bitrate(speech):
     low, high = (VariableRvqCodec("speech_24khz", kbps) for kbps in (1.5, 6))
     assert (low.name, low.version) == ("rvq variable 1.5", high.version)
     sizes = [system.roundtrip(speech[None], 16000).payload_bytes for system in (low, high)]
-    assert sizes == sorted(sizes)
-    assert sizes[0] < 0.9 * sizes[1]
+    kbps = [size / 125 / (len(speech) / 16000) for size in sizes]
+    assert 1 < kbps[0] < 2.5
+    assert 4.5 < kbps[1] < 7
 
 
 def test_settings_are_checked():
