@@ -132,7 +132,7 @@ def decode_file(
 ) -> Damage:
     """Decompress to any format that soundfile writes, chosen by the ending of `target`.
 
-    Damaged or missing blocks become silence of the same length.
+    Damaged or missing blocks are concealed; those without some layers sound as at a lower bitrate.
 
     Raises:
         FormatError: not an .rvq file, of a newer version, or without a usable header.
