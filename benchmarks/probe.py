@@ -86,23 +86,24 @@ def speech_or_music(speech: Path, packages: Path, work: Path) -> Entries:
 
 
 def rimes(_: Path, packages: Path, __: Path) -> Entries:
-    """Mandarin syllables by two people; the vowels of one are told from those of the other."""
+    """Mandarin syllables by two people; those of one beginning are never on both sides."""
     entries: Entries = []
     for path in sorted((packages / "gcin-voice").rglob("*.ogg")):
-        symbol = path.parent.name.rstrip("1234")[-1]  # of Zhuyin, the tone taken off
+        zhuyin = path.parent.name.rstrip("1234")  # the tone taken off
+        beginning, symbol = zhuyin[:-1], zhuyin[-1]
         if symbol in "ㄓㄔㄕㄖㄗㄘㄙ":
-            symbol = "none"
+            beginning, symbol = symbol, "none"
         elif symbol not in "ㄚㄛㄜㄝㄞㄟㄠㄡㄢㄣㄤㄥㄧㄨㄩ":  # names of consonants, and the rare er
             continue
-        entries.append((path, symbol, path.stem))
+        entries.append((path, symbol, beginning or "vowel"))
     return entries
 
 
 TASKS = {
     "speaker": (speakers, 1),
-    "language": (languages, 1),
     "speech or music": (speech_or_music, 1),
     "Mandarin rime": (rimes, 3),
+    "language": (languages, 1),
 }
 """Recordings, and the parts that they are pooled in one by one."""
 

@@ -3,9 +3,8 @@
     rvq tokenize recordings codes --bitrate 3
     python examples/speech_lm.py codes speech_lm.wav --minutes 5
 
-It reads four codebooks in MusicGen's delay pattern: one step writes a code of every codebook. A few
-minutes on a processor give a voice's timbre and rhythm without words. `pip install 'rvq[corpus]'`
-and torch.
+It reads four codebooks in MusicGen's delay pattern: one step writes a code of every codebook. It
+needs `pip install 'rvq[corpus]'` and torch.
 """
 
 import argparse
@@ -95,6 +94,7 @@ def main() -> None:
     model = SpeechLM(layout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     start, step, total = time.monotonic(), 0, 60 * arguments.minutes
+    next_report = 0.0
     while (spent := time.monotonic() - start) < total:
         for batch in DataLoader(stream, batch_size=16, collate_fn=Collate(layout)):
             spent = time.monotonic() - start
@@ -109,7 +109,8 @@ def main() -> None:
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            if step % 50 == 0:
+            if spent >= next_report:
+                next_report = spent + 10
                 bits = float(loss.detach()) / 0.6931
                 print(f"step {step}, {spent:.0f} s: {bits:.2f} bits a code", flush=True)
             step += 1

@@ -68,5 +68,5 @@ def figure(tasks: dict[str, Probed], path: Path) -> None:
         panel.set_xscale("log", base=2)
         panel.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
     panels[0][0].set_ylabel("accuracy")
-    panels[0][-1].legend(fontsize=7, loc="lower right")
+    panels[0][0].legend(fontsize=7)
     drawing.savefig(path, dpi=110)
