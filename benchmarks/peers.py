@@ -37,9 +37,8 @@ def main() -> None:
         print(json.dumps(measure(system, Path(folder), options.audio, options.seconds)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, __file__, "--audio", ".", "--one", "make", folder], check=True
-        )
+        command = [sys.executable, __file__, "--audio", ".", "--one", "make", folder]
+        subprocess.run(command, check=True, capture_output=True)
         rounds: dict[str, list[dict[str, float]]] = {system: [] for system in SYSTEMS}
         for _ in range(options.rounds):
             for system in SYSTEMS:
