@@ -25,7 +25,7 @@ from rvq.corpus.loading import CodesStream, Collate
 class SpeechLM(nn.Module):
     """A causal Transformer over steps of one token per codebook."""
 
-    def __init__(self, layout: Delay, width: int = 256, depth: int = 4, max_steps: int = 400):
+    def __init__(self, layout: Delay, width: int = 192, depth: int = 3, max_steps: int = 400):
         super().__init__()
         self.layout, self.max_steps = layout, max_steps
         # Every codebook has a vocabulary of its own: row q * size + k.
@@ -89,14 +89,14 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
 
-    stream = CodesStream(arguments.codes, n_codebooks=4, max_frames=300, shuffle=2000)
+    stream = CodesStream(arguments.codes, n_codebooks=4, max_frames=225, shuffle=2000)
     layout = Delay(stream.n_codebooks, stream.codebook_size)
     model = SpeechLM(layout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     start, step, total = time.monotonic(), 0, 60 * arguments.minutes
     next_report = 0.0
     while (spent := time.monotonic() - start) < total:
-        for batch in DataLoader(stream, batch_size=16, collate_fn=Collate(layout)):
+        for batch in DataLoader(stream, batch_size=8, collate_fn=Collate(layout)):
             spent = time.monotonic() - start
             if spent > total:
                 break
