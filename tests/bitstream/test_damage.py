@@ -219,7 +219,7 @@ def test_a_small_file_that_claims_many_entropy_coded_frames_takes_no_memory():
         channels=1,
         n_codebooks=1,
         bits=3,
-        frames_per_block=65_535,
+        frames_per_block=2**15,
         sample_rate=8000,
         n_samples=0,
         n_frames=2**32 - 1,
