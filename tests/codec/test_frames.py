@@ -122,7 +122,7 @@ def test_a_stream_shorter_than_the_first_call_needs():
     runtime = Recording(exact=True)
     encoder = FrameEncoder(runtime, channels=1, sample_rate=1_000, n_codebooks=1)
     assert encoder.push(np.full((1, 6), 9, np.float32)).size == 0
-    assert encoder.flush().shape[1] == 3
+    assert encoder.flush().shape[1] == 2  # a single call may be short
     decoder = FrameDecoder(runtime, channels=1, sample_rate=1_000)
     assert decoder.push(np.full((1, 1, 1), 9)).size == 0
     np.testing.assert_array_equal(decoder.flush(), np.full((1, 4), 9))

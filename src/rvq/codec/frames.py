@@ -90,8 +90,6 @@ class FrameEncoder:
         rest = self._resampler.push(np.empty((channels, 0), np.float32), last=True)
         pending = np.concatenate([self._pending, rest], axis=1)
         n_frames = -(-pending.shape[1] // hop) + self._runtime.delay
-        if not self._started and n_frames:
-            n_frames = max(n_frames, self._runtime.first_frames)
         self._pending = np.pad(pending, ((0, 0), (0, n_frames * hop - pending.shape[1])))
         return self._encode(n_frames, True)
 
@@ -120,7 +118,7 @@ class FrameEncoder:
         started, self.n_codebooks = (int(n) for n in arrays["numbers"])
         self._started = bool(started)
         self._pending = arrays["pending"]
-        self._state = State(**{name: arrays[name] for name in state})
+        self._state = State(**{name: arrays[name].copy() for name in state})
 
     def _encode(self, n_frames: int, last: bool) -> Indices:
         """The codes of as many of the first pending frames as may be coded now."""
@@ -199,11 +197,8 @@ class FrameDecoder:
 
     def flush(self) -> Floats:
         """The last samples."""
-        n_waiting = self._waiting.shape[1]
-        padding = self._runtime.first_frames - n_waiting if n_waiting else 0
-        filled = np.zeros((len(self._last), padding, self._last.shape[1]), np.float32)
-        audio = self._decode(filled, [0.0] * padding)[:, : n_waiting * self._runtime.hop_length]
-        return self._resampler.push(audio, last=True)
+        empty = np.empty((len(self._last), 0, self._last.shape[1]), np.float32)
+        return self._resampler.push(self._decode(empty, [], last=True), last=True)
 
     def save(self) -> bytes:
         """All that the decoder remembers, for `restore`.
@@ -238,16 +233,16 @@ class FrameDecoder:
         self._late, self._started, self._n_lost = int(late), bool(started), int(n_lost)
         self._gains = deque(arrays["gains"].tolist())
         self._waiting, self._last = arrays["waiting"], arrays["last"]
-        self._state = State(**{name: arrays[name] for name in state})
+        self._state = State(**{name: arrays[name].copy() for name in state})
 
-    def _decode(self, latents: Floats, gains: list[float]) -> Floats:
+    def _decode(self, latents: Floats, gains: list[float], last: bool = False) -> Floats:
         """Samples of what is complete, at the model's rate."""
         runtime = self._runtime
         self._gains.extend(gains)
         self._waiting = np.concatenate([self._waiting, latents], axis=1)
         n_frames = self._waiting.shape[1]
         parts = [np.empty((len(latents), 0), np.float32)]
-        if self._started or n_frames >= runtime.first_frames:
+        if self._started or last or n_frames >= runtime.first_frames:
             stretch = max(runtime.stretch, runtime.first_frames)
             for start in range(0, n_frames, stretch):
                 piece = self._waiting[:, start : start + stretch]

@@ -1,8 +1,9 @@
 """The default family: lapped transforms and the networks between them, in C."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -58,9 +59,19 @@ class SpectralRuntime(Runtime):
         channels, n_frames = len(audio), audio.shape[1] // hop
         audio = np.ascontiguousarray(audio)
         latents = np.empty((channels, n_frames, self.codebooks.shape[2]), np.float32)
+        if not n_frames:
+            return latents
+        jobs = self._shares(channels, n_frames, engine.memory)
+        if len(jobs) == channels:  # state changes in place
+            whole = [
+                (n_frames, audio[c], state.samples[c], state.network[c], latents[c])
+                for c in range(channels)
+            ]
+            self._run(engine.run, whole)
+            return latents
         after = State(np.empty_like(state.samples), np.empty_like(state.network))
 
-        def work(channel: int, begin: int, start: int, stop: int) -> None:
+        def share(channel: int, begin: int, start: int, stop: int) -> None:
             if begin:
                 last = audio[channel, (begin - 1) * hop : begin * hop].copy()
                 network = np.zeros_like(state.network[channel])
@@ -73,9 +84,8 @@ class SpectralRuntime(Runtime):
             if stop == n_frames:
                 after.samples[channel], after.network[channel] = last, network
 
-        if n_frames:
-            self._share(work, channels, n_frames, engine.memory)
-            state.samples, state.network = after.samples, after.network
+        self._run(share, jobs)
+        state.samples, state.network = after.samples, after.network
         return latents
 
     def decode(self, latents: Floats, state: State) -> Floats:
@@ -86,11 +96,21 @@ class SpectralRuntime(Runtime):
         before = state.network[:, :kept].reshape(channels, engine.lookahead, dim)
         heard = np.concatenate([before, latents], axis=1, dtype=np.float32)
         audio = np.empty((channels, n_frames * hop), np.float32)
-        after = State(np.empty_like(state.samples), np.empty_like(state.network))
-        after.network[:, :kept] = heard[:, n_frames:].reshape(channels, kept)
+        if not n_frames:
+            return audio
+        state.network[:, :kept] = heard[:, n_frames:].reshape(channels, kept)
+        blocks = state.network[:, kept:]
+        jobs = self._shares(channels, n_frames, engine.memory)
+        if len(jobs) == channels:
+            whole = [
+                (n_frames, heard[c], state.samples[c], blocks[c], audio[c]) for c in range(channels)
+            ]
+            self._run(engine.run, whole)
+            return audio
+        after = State(np.empty_like(state.samples), np.empty_like(blocks))
 
-        def work(channel: int, begin: int, start: int, stop: int) -> None:
-            overlap, network = state.samples[channel].copy(), state.network[channel, kept:].copy()
+        def share(channel: int, begin: int, start: int, stop: int) -> None:
+            overlap, network = state.samples[channel].copy(), blocks[channel].copy()
             if begin:
                 network[:] = 0
             source = heard[channel, begin : stop + engine.lookahead]
@@ -98,35 +118,27 @@ class SpectralRuntime(Runtime):
             engine.run(stop - begin, source, overlap, network, out)
             audio[channel, start * hop : stop * hop] = out[(start - begin) * hop :]
             if stop == n_frames:
-                after.samples[channel], after.network[channel, kept:] = overlap, network
+                after.samples[channel], after.network[channel] = overlap, network
 
-        if n_frames:
-            self._share(work, channels, n_frames, engine.memory)
-            state.samples, state.network = after.samples, after.network
+        self._run(share, jobs)
+        state.samples, blocks[:] = after.samples, after.network
         return audio
 
-    def _share(
-        self,
-        work: Callable[[int, int, int, int], None],
-        channels: int,
-        n_frames: int,
-        memory: int,
-    ) -> None:
-        """Call `work(channel, begin, start, stop)`, on several threads if there are.
+    def _shares(self, channels: int, n_frames: int, memory: int) -> list[tuple[int, int, int, int]]:
+        """What each thread does: channel, and where it begins, starts and stops.
 
         Frames have a finite past: a share may begin anywhere with an empty memory, if the first
-        frames, from `begin` to `start`, are thrown away.
+        frames, from where it begins to where it starts, are thrown away.
         """
-        if channels == 1 and (self._pool is None or n_frames < 2 * _GRAIN * memory):
-            work(0, 0, 0, n_frames)
-            return
         shares = max(1, min(self.threads // channels, n_frames // (_GRAIN * memory)))
         bounds = [n_frames * i // shares for i in range(shares + 1)]
-        jobs = [
+        return [
             (channel, max(0, start - memory), start, stop)
             for channel in range(channels)
             for start, stop in pairwise(bounds)
         ]
+
+    def _run(self, work: Callable[..., None], jobs: Collection[tuple[Any, ...]]) -> None:
         if self._pool is None or len(jobs) == 1:
             for job in jobs:
                 work(*job)
