@@ -42,7 +42,9 @@ def model(request, speech):
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "tiny"
-    export(model, folder, name="tiny", facts={"step": 7})
+    # An untrained SEANet's latents are too alike to choose codewords by half precision.
+    half = isinstance(model.config.network, SpectralConfig)
+    export(model, folder, name="tiny", facts={"step": 7}, half_weights=half)
     return folder
 
 
@@ -95,7 +97,8 @@ def test_the_card_says_what_it_is(model, folder):
 
 
 def test_exporting_twice_gives_the_same_model(model, folder, tmp_path):
-    export(model, tmp_path, name="tiny", facts={})
+    half = isinstance(model.config.network, SpectralConfig)
+    export(model, tmp_path, name="tiny", facts={}, half_weights=half)
     assert rvq.Codec.load(tmp_path).model_hash == rvq.Codec.load(folder).model_hash
 
 

@@ -90,7 +90,8 @@ class FrameEncoder:
         rest = self._resampler.push(np.empty((channels, 0), np.float32), last=True)
         pending = np.concatenate([self._pending, rest], axis=1)
         n_frames = -(-pending.shape[1] // hop) + self._runtime.delay
-        self._pending = np.pad(pending, ((0, 0), (0, n_frames * hop - pending.shape[1])))
+        missing = 0 if self._runtime.completes else n_frames * hop - pending.shape[1]
+        self._pending = np.pad(pending, ((0, 0), (0, missing)))
         return self._encode(n_frames, True)
 
     def save(self) -> bytes:

@@ -83,6 +83,7 @@ class Runtime(ABC):
         hop_length: samples per frame.
         delay: frames by which the decoder's output is late.
         first_frames: least number of frames in the first call of a network; one from then on.
+        completes: whether the encoder makes a frame of a last hop that is not whole.
         codebooks: `[n_codebooks, codebook_size, dim]`.
         state_sizes: numbers that `encoder` and `decoder` remember per channel.
         threads: processor threads that share a call.
@@ -92,6 +93,7 @@ class Runtime(ABC):
     """
 
     exact = False
+    completes = False
 
     def __init__(self, folder: ModelFolder, *, threads: int = 1) -> None:
         from safetensors.numpy import load

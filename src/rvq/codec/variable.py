@@ -88,7 +88,9 @@ class VariableEncoder(FrameEncoder):
         return np.concatenate([codes, self._block(n)], axis=1) if n else codes
 
     def _quantize(self, latents: Floats, samples: Floats) -> Indices:
-        levels = np.square(samples.reshape(*latents.shape[:2], -1), dtype=np.float64).mean(axis=2)
+        missing = latents.shape[1] * self._runtime.hop_length - samples.shape[1]
+        hops = np.pad(samples, ((0, 0), (0, missing))).reshape(*latents.shape[:2], -1)
+        levels = np.square(hops, dtype=np.float64).mean(axis=2)
         self._latents = np.concatenate([self._latents, latents], axis=1)
         self._levels = np.concatenate([self._levels, levels], axis=1)
         parts = [np.empty((len(latents), 0, self.n_codebooks), np.int64)]

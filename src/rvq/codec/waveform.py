@@ -8,6 +8,8 @@ from rvq.codec.runtime import Floats, ModelFolder, Runtime, State, session
 class WaveformRuntime(Runtime):
     """Models of `rvq.nn.seanet` and others that take samples as they are."""
 
+    completes = True
+
     def __init__(self, folder: ModelFolder, *, threads: int = 1) -> None:
         super().__init__(folder)
         self._encoder = session(folder.files["encoder.onnx"], threads)

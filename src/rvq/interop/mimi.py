@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from rvq.errors import InputError, ModelError
 from rvq.interop.checkpoint import Checkpoint
-from rvq.interop.model_folder import write_model_folder
 from rvq.interop.published import PublishedCodec
 from rvq.interop.seanet_names import seanet_names
 from rvq.nn.mimi import MimiConfig, MimiDecoder, MimiEncoder
+from rvq.nn.model_folder import Part, write_model_folder
 from rvq.quantize.search import Search, decode
 
 
@@ -107,17 +107,28 @@ class Mimi(PublishedCodec):
         quantizers = (self.semantic, self.acoustic)
         down = torch.cat([part.input_proj.weight[:, :, 0] for part in quantizers])
         up = torch.cat([part.output_proj.weight[:, :, 0] for part in quantizers], dim=1)
+        codebooks = torch.cat(
+            [F.pad(self.semantic.codebooks, (0, dim)), F.pad(self.acoustic.codebooks, (dim, 0))]
+        )
+        audio = {"audio": torch.zeros(1, 1, 5 * self.hop_length)}
+        latents = {"latents": torch.zeros(1, 5, 2 * dim)}
+        encoder = _Projecting(self.encoder, down, before=False).eval()
+        decoder = _Projecting(self.decoder, up, before=True).eval()
         write_model_folder(
             folder,
-            encoder=_Projecting(self.encoder, down, before=False).eval(),
-            decoder=_Projecting(self.decoder, up, before=True).eval(),
-            codebooks=torch.cat(
-                [F.pad(self.semantic.codebooks, (0, dim)), F.pad(self.acoustic.codebooks, (dim, 0))]
-            ),
-            name=self.name,
-            sample_rate=self.sample_rate,
-            hop_length=self.hop_length,
-            facts=facts,
+            encoder=Part(encoder, audio, "latents"),
+            decoder=Part(decoder, latents, "audio"),
+            codebooks=codebooks.numpy(),
+            card={
+                "family": "waveform",
+                "name": self.name,
+                "sample_rate": self.sample_rate,
+                "hop_length": self.hop_length,
+                "delay": 0,
+                "first_frames": 1,
+                "training": facts,
+            },
+            half_weights=False,
         )
 
 

@@ -1,0 +1,130 @@
+"""Writes the folder that `rvq.codec` loads: two ONNX networks, codebooks and a card."""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save
+from torch import Tensor, nn
+
+FORMAT = 2
+"""Of the model folder; raised when an older runtime could not load it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An encoder or a decoder to be exported.
+
+    Attributes:
+        network: takes its inputs and a state `[batch, state_size]`, returns its output and the next
+            state; has `state_size`.
+        inputs: example of each by name, `[1, n_frames, any]`, or `audio` `[1, 1, n_samples]`.
+        output: its name.
+    """
+
+    network: nn.Module
+    inputs: dict[str, Tensor]
+    output: str
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that the network remembers per item."""
+        return int(self.network.state_size)  # type: ignore[arg-type]
+
+
+def write_model_folder(
+    folder: Path,
+    *,
+    encoder: Part,
+    decoder: Part,
+    codebooks: npt.NDArray[np.float32],
+    card: dict[str, object],
+    half_weights: bool,
+) -> None:
+    """Write a model folder.
+
+    Args:
+        folder: created if need be; what is there is replaced.
+        encoder: to latents.
+        decoder: from latents.
+        codebooks: of the latents' residual quantizer, `[n_codebooks, codebook_size, dim]`.
+        card: family, name, sample_rate, hop_length, delay, first_frames, training, and what else
+            there is to say.
+        half_weights: whether weights and codebooks are rounded to half precision.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in (("encoder", encoder), ("decoder", decoder)):
+        _export_network(part, folder / f"{name}.onnx", half_weights=half_weights)
+    stored = codebooks.astype(np.float16 if half_weights else np.float32)
+    (folder / "codebooks.safetensors").write_bytes(save({"codebooks": stored}))
+    digest = hashlib.sha256()
+    for file in ("encoder.onnx", "decoder.onnx", "codebooks.safetensors"):
+        digest.update((folder / file).read_bytes())
+    card = {
+        "format": FORMAT,
+        "hash": digest.hexdigest(),
+        "n_codebooks": codebooks.shape[0],
+        "codebook_size": codebooks.shape[1],
+        "encoder_state": encoder.state_size,
+        "decoder_state": decoder.state_size,
+        **card,
+    }
+    (folder / "model.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _export_network(part: Part, path: Path, *, half_weights: bool) -> None:
+    """Write a network whose batch and time are free."""
+    examples = {**part.inputs, "state": torch.zeros(1, part.state_size)}
+    free = torch.export.Dim.DYNAMIC
+    time = {"state": {}, "audio": {2: free}}
+    with tempfile.TemporaryDirectory() as temporary:
+        wide = Path(temporary) / "network.onnx"
+        torch.onnx.export(
+            part.network,
+            tuple(torch.cat([x, x]) for x in examples.values()),
+            wide,
+            input_names=list(examples),
+            output_names=[part.output, "next_state"],
+            dynamic_shapes=tuple({0: free, **time.get(name, {1: free})} for name in examples),
+            dynamo=True,
+            optimize=False,  # which would transpose, merge and rename weights; the runtime does it
+            external_data=False,
+            verbose=False,
+        )
+        network = onnx.load(wide)
+    if half_weights:
+        _halve_weights(network)
+    _forget_sources(network)
+    onnx.save(network, path)
+
+
+def _halve_weights(network: onnx.ModelProto) -> None:
+    """Store large weights as float16, each followed by a cast that the runtime folds on loading."""
+    casts = []
+    for weight in network.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.size < 1024:
+            continue
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *network.graph.node]
+    del network.graph.node[:]
+    network.graph.node.extend(nodes)
+    del network.graph.value_info[:]
+
+
+def _forget_sources(network: onnx.ModelProto) -> None:
+    """Drop notes on source lines: they bloat the file and name folders of the build machine."""
+    for node in network.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del network.metadata_props[:]
+    del network.graph.metadata_props[:]
