@@ -47,7 +47,7 @@ def test_second_command_is_there():
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("rvq ")])
 def test_commands_and_options_exist(line):
     words = shlex.split(line, comments=True)[1:]
-    depth = 2 if words[0] == "data" else 1
+    depth = 2 if words[0] in ("data", "stream") else 1
     run = subprocess.run(
         [sys.executable, "-m", "rvq", *words[:depth], "--help"], capture_output=True, text=True
     )
