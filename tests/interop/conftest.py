@@ -57,3 +57,12 @@ def codebooks_from():
         return torch.stack(books)
 
     return make
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Untrained networks amplify last bits, which depend on how threads share a sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
