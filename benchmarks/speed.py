@@ -129,12 +129,13 @@ def memory_for_an_hour(folder: Path, audio: np.ndarray) -> float:
         for _ in range(3600 // SECONDS):
             file.write(audio[0])
     code = (
-        "import resource; from pathlib import Path; from rvq import Codec; "
+        "from pathlib import Path; from rvq import Codec; "
         "from rvq.codec.files import decode_file, encode_file; "
         f"codec, folder = Codec.load(), Path({str(folder)!r}); "
         f"encode_file(codec, folder / 'hour.wav', folder / 'hour.rvq', bitrate={KBPS}); "
         "decode_file(codec, folder / 'hour.rvq', folder / 'back.wav'); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        # Not ru_maxrss, which a child inherits from the process that started it.
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return int(run.stdout.split()[-1]) / 1024
