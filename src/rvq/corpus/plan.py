@@ -122,7 +122,8 @@ def make_plan(
         plan = Plan(folder, settings, n_sources, n_bytes, n_shards, size, digest.hexdigest())
         if before is None:
             temporary.replace(folder / _SOURCES)
-            _write_json(folder / _PLAN, {"layout": LAYOUT, **asdict(plan), "folder": None})
+            fields = {"layout": LAYOUT, **asdict(plan), "folder": None}
+            write_text(folder / _PLAN, json.dumps(fields, indent=1) + "\n")
     finally:
         temporary.unlink(missing_ok=True)
     if before is not None:
@@ -181,7 +182,8 @@ def _read_plan(folder: Path) -> Plan | None:
     return Plan(**fields | {"folder": folder, "settings": Settings(**fields["settings"])})
 
 
-def _write_json(path: Path, fields: dict) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file of the corpus's folder under a temporary name first."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(fields, indent=1) + "\n")
+    temporary.write_text(text)
     temporary.replace(path)

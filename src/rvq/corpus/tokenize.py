@@ -10,7 +10,7 @@ from rvq.codec.codec import Codec
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.corpus.encoding import Place, Progress, Task, read_only, write_shard
 from rvq.corpus.parquet import ShardSummary, Skipped, read_summary
-from rvq.corpus.plan import Plan, Settings, Shard, make_plan
+from rvq.corpus.plan import Plan, Settings, Shard, make_plan, write_text
 from rvq.corpus.pool import WorkerDiedError, run_pool
 from rvq.errors import InputError
 
@@ -169,11 +169,8 @@ def _finish(plan: Plan) -> Tokenized:
         n_recordings += summary.n_recordings
         seconds += summary.seconds
     report = plan.folder / "_skipped.jsonl"
-    temporary = plan.folder / f".{report.name}.{os.getpid()}.tmp"
-    temporary.write_text(
-        "".join(json.dumps({"key": s.key, "reason": s.reason}) + "\n" for s in skipped)
-    )
-    temporary.replace(report)
+    lines = (json.dumps({"key": s.key, "reason": s.reason}) + "\n" for s in skipped)
+    write_text(report, "".join(lines))
     for leftover in plan.folder.glob(".*.tmp"):  # of runs that were killed
         leftover.unlink(missing_ok=True)
     n_bytes = sum(path.stat().st_size for path in shards)

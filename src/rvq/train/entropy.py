@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rvq.bitstream.entropy import FILE
 from rvq.bitstream.tables import TOP
 from rvq.codec.codec import Codec
+from rvq.codec.files import replacing
 from rvq.errors import InputError
 
 Integers = npt.NDArray[np.int64]
@@ -106,9 +107,9 @@ def learn_for(
     learned = learn(
         codec, data, minutes=minutes, steps=steps, batch_size=batch_size, progress=progress
     )
-    temporary = codec.folder / f".{FILE}"
-    temporary.write_bytes(learned)
-    return temporary.replace(codec.folder / FILE)
+    with replacing(codec.folder / FILE) as temporary:
+        temporary.write_bytes(learned)
+    return codec.folder / FILE
 
 
 def gather(
