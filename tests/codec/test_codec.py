@@ -8,6 +8,7 @@ import rvq
 from rvq.bitstream.header import Header
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.errors import FormatError, InputError, ModelError, RvqError
+from rvq.quantize.search import decode
 
 
 def si_sdr(reference, estimate):
@@ -62,11 +63,30 @@ def test_silence_stays_silent(codec):
     assert np.abs(output).max() < 0.01
 
 
-def test_prefix_of_codes_is_the_encode_at_that_bitrate(codec, speech):
-    full = codec.encode(speech, 24_000)
-    for rate in (0.75, 3, 6):
-        lower = codec.encode(speech, 24_000, rate)
+@pytest.mark.parametrize(("beam_size", "rates"), [(1, (0.75, 3, 6, 8.25)), (8, (6,))])
+def test_prefix_of_codes_is_the_encode_at_that_bitrate(codec, speech, beam_size, rates):
+    full = codec.encode(speech, 24_000, beam_size=beam_size)
+    for rate in rates:
+        lower = codec.encode(speech, 24_000, rate, beam_size=beam_size)
         np.testing.assert_array_equal(lower.indices, full.prefix(lower.n_codebooks).indices)
+
+
+def test_beam_search_codes_latents_better_even_cut_to_a_lower_bitrate(codec, speech):
+    whole = speech[:, : speech.shape[1] // 320 * 320]
+    latents = codec.runtime.encode(whole, codec.runtime.start("encoder", 1))[0]
+    greedy, beam = (codec.runtime.search(size)(latents, 12) for size in (1, 8))
+    for n, least in ((3, 0.0), (4, 0.02), (8, 0.08), (12, 0.1)):
+        errors = [
+            np.square(latents - decode(codes[:, :n], codec.runtime.codebooks)).sum()
+            for codes in (greedy, beam)
+        ]
+        assert errors[1] < (1 - least) * errors[0]
+
+
+def test_beam_size_out_of_range_is_refused(codec, speech):
+    for wrong in (0, 33):
+        with pytest.raises(InputError, match="beam_size"):
+            codec.encode(speech, 24_000, beam_size=wrong)
 
 
 @pytest.mark.parametrize("sample_rate", [24_000, 16_000])

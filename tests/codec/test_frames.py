@@ -7,7 +7,6 @@ from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime, State
 from rvq.codec.spectral_onnx import ModelFolder, SpectralOnnxRuntime
-from rvq.quantize.search import Search
 
 
 class Recording(Runtime):
@@ -18,7 +17,7 @@ class Recording(Runtime):
         self.first_frames, self.stretch, self.threads = 3, 5, 1
         self.exact = exact
         self.codebooks = np.arange(100, dtype=np.float32).reshape(1, 100, 1)
-        self.search = Search(self.codebooks)
+        self._searches = {}
         self.calls = []
 
     def start(self, part, channels):

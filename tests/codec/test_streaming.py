@@ -101,11 +101,18 @@ def test_bitrate_changes_between_packets(codec, clip, decoder):
             encoder.n_codebooks = n
 
 
-def test_a_packet_cut_to_fewer_layers_is_that_of_a_lower_bitrate(codec, clip, packets):
-    encoder = codec.stream_encoder(channels=1, sample_rate=24_000, bitrate=1.5)
-    lower = [*encoder.push(clip), *encoder.flush()]
-    cut = [Packet.from_bytes(p, channels=1, bits=10).prefix(2).to_bytes(10) for p in packets]
-    assert cut == lower
+@pytest.mark.parametrize(("beam_size", "cut"), [(1, 2), (8, 8)])
+def test_a_packet_cut_to_fewer_layers_is_that_of_a_lower_bitrate(codec, clip, beam_size, cut):
+    high, low = (
+        codec.stream_encoder(
+            channels=1, sample_rate=24_000, bitrate=n * 0.75, beam_size=beam_size
+        )
+        for n in (11, cut)
+    )
+    packets = [*high.push(clip), *high.flush()]
+    lower = [*low.push(clip), *low.flush()]
+    parsed = [Packet.from_bytes(p, channels=1, bits=10) for p in packets]
+    assert [packet.prefix(cut).to_bytes(10) for packet in parsed] == lower
 
 
 @pytest.mark.parametrize("seed", range(3))

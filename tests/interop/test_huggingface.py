@@ -237,7 +237,7 @@ def test_imported_mimi_runs_without_torch(mimi, clips, tmp_path):
     assert result.exit_code == 0, result.output
     codec = Codec.load(tmp_path / "model")
     audio = clips(24_000, 1)[0][:, :, : 1920 * 30]
-    codes = codec.encode(audio[0].numpy(), 24_000)
+    codes = codec.encode(audio[0].numpy(), 24_000, beam_size=1)
     expected = ours.quantize(ours.encode(audio))
     equal = torch.from_numpy(codes.indices) == expected
     assert equal.float().mean() > 0.99  # sums are rounded otherwise

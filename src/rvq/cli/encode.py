@@ -7,6 +7,7 @@ import typer
 
 from rvq.cli.arguments import Force, Model, check_output, progress_bar
 from rvq.codec.models import DEFAULT_MODEL
+from rvq.codec.search import BEAM_SIZE
 
 
 def encode(
@@ -22,6 +23,12 @@ def encode(
     average: Annotated[
         float | None, typer.Option(help="Or an average bitrate of the file, kbps per channel.")
     ] = None,
+    beam_size: Annotated[
+        int,
+        typer.Option(
+            min=1, max=32, help="Code sequences followed at once; 1 is the fastest, greedy search."
+        ),
+    ] = BEAM_SIZE,
     title: Annotated[str | None, typer.Option(help="To keep in the file.")] = None,
     artist: Annotated[str | None, typer.Option(help="To keep in the file.")] = None,
     model: Model = DEFAULT_MODEL,
@@ -42,6 +49,7 @@ def encode(
             bitrate=6.0 if bitrate is None and quality is None and average is None else bitrate,
             quality=quality,
             average=average,
+            beam_size=beam_size,
             metadata={k: v for k, v in (("title", title), ("artist", artist)) if v},
             progress=report,
         )

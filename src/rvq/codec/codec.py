@@ -14,6 +14,7 @@ from rvq.bitstream.entropy import FILE, EntropyModel
 from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime, load_runtime
+from rvq.codec.search import BEAM_SIZE
 from rvq.codec.streaming import StreamDecoder, StreamEncoder
 from rvq.codec.variable import VariableEncoder
 from rvq.errors import InputError, ModelError
@@ -98,7 +99,12 @@ class Codec:
         return int(bitrate / step + 1e-6)
 
     def frame_encoder(
-        self, *, channels: int, sample_rate: int, bitrate: float | None = None
+        self,
+        *,
+        channels: int,
+        sample_rate: int,
+        bitrate: float | None = None,
+        beam_size: int = BEAM_SIZE,
     ) -> FrameEncoder:
         """An encoder of samples that come in pieces, to codes."""
         return FrameEncoder(
@@ -106,6 +112,7 @@ class Codec:
             channels=channels,
             sample_rate=_checked(sample_rate),
             n_codebooks=self.n_codebooks(bitrate),
+            beam_size=beam_size,
         )
 
     def variable_encoder(
@@ -149,6 +156,7 @@ class Codec:
         bitrate: float | None = None,
         quality: float | None = None,
         average: float | None = None,
+        beam_size: int = BEAM_SIZE,
     ) -> FrameEncoder:
         """The encoder for a bitrate, a quality or an average bitrate.
 
@@ -159,7 +167,9 @@ class Codec:
         if sum(choice is not None for choice in (bitrate, quality, average)) > 1:
             raise InputError("give only one of bitrate, quality and average bitrate")
         if quality is None and average is None:
-            return self.frame_encoder(channels=channels, sample_rate=sample_rate, bitrate=bitrate)
+            return self.frame_encoder(
+                channels=channels, sample_rate=sample_rate, bitrate=bitrate, beam_size=beam_size
+            )
         return self.variable_encoder(
             channels=channels, sample_rate=sample_rate, quality=quality, average=average
         )
@@ -170,6 +180,7 @@ class Codec:
         channels: int,
         sample_rate: int,
         bitrate: float | None = None,
+        beam_size: int = BEAM_SIZE,
         frames_per_packet: int = 1,
     ) -> StreamEncoder:
         """An encoder of samples as they come, to packets."""
@@ -178,6 +189,7 @@ class Codec:
             channels=channels,
             sample_rate=_checked(sample_rate),
             n_codebooks=self.n_codebooks(bitrate),
+            beam_size=beam_size,
             frames_per_packet=frames_per_packet,
         )
 
@@ -205,6 +217,7 @@ class Codec:
         *,
         quality: float | None = None,
         average: float | None = None,
+        beam_size: int = BEAM_SIZE,
     ) -> Codes:
         """Audio -> codes.
 
@@ -215,6 +228,9 @@ class Codec:
             quality: constant instead, 0 to 12; the bitrate follows the sound.
             average: bitrate in kbps per channel to reach on average instead, by what the sound
                 needs from second to second.
+            beam_size: code sequences that the search follows at once, 1 to 32. 1 is greedy search:
+                a little faster and a little worse, and the codes of a lower bitrate are exactly the
+                first ones of a higher. A variable bitrate is always searched greedily.
 
         Raises:
             InputError: audio of another shape, empty or not finite; bitrate out of range.
@@ -230,7 +246,12 @@ class Codec:
         if not np.isfinite(audio).all():
             raise InputError("audio contains NaN or infinity; repair or remove those samples")
         encoder = self.encoder_for(
-            len(audio), sample_rate, bitrate=bitrate, quality=quality, average=average
+            len(audio),
+            sample_rate,
+            bitrate=bitrate,
+            quality=quality,
+            average=average,
+            beam_size=beam_size,
         )
         parts = [encoder.push(audio.astype(np.float32)), encoder.flush()]
         return Codes(
@@ -271,10 +292,13 @@ class Codec:
         *,
         quality: float | None = None,
         average: float | None = None,
+        beam_size: int = BEAM_SIZE,
         metadata: Mapping[str, str] | None = None,
     ) -> bytes:
         """Audio -> the bytes of an .rvq file; arguments as for `encode`, and text to keep in it."""
-        codes = self.encode(audio, sample_rate, bitrate, quality=quality, average=average)
+        codes = self.encode(
+            audio, sample_rate, bitrate, quality=quality, average=average, beam_size=beam_size
+        )
         variable = quality is not None or average is not None
         return dumps(codes, entropy=self.entropy, variable=variable, metadata=metadata)
 

@@ -13,6 +13,7 @@ import soundfile
 from rvq.bitstream.container import Reader, Writer
 from rvq.bitstream.header import Header
 from rvq.codec.codec import Codec
+from rvq.codec.search import BEAM_SIZE
 from rvq.errors import FormatError, InputError
 
 Progress = Callable[[float], None]
@@ -73,6 +74,7 @@ def encode_file(
     bitrate: float | None = None,
     quality: float | None = None,
     average: float | None = None,
+    beam_size: int = BEAM_SIZE,
     metadata: Mapping[str, str] | None = None,
     progress: Progress = lambda share: None,
 ) -> None:
@@ -87,6 +89,7 @@ def encode_file(
         bitrate: constant, kbps per channel before entropy coding; default the model's highest.
         quality: constant instead; see `Codec.encode`.
         average: bitrate to reach on average instead, kbps per channel.
+        beam_size: of the search; see `Codec.encode`.
         metadata: title, artist and the like, text by name.
         progress: called with the share of the recording that is done.
 
@@ -95,7 +98,12 @@ def encode_file(
     """
     with _open_audio(source) as audio:
         encoder = codec.encoder_for(
-            audio.channels, audio.samplerate, bitrate=bitrate, quality=quality, average=average
+            audio.channels,
+            audio.samplerate,
+            bitrate=bitrate,
+            quality=quality,
+            average=average,
+            beam_size=beam_size,
         )
         n_samples = 0
         with replacing(target) as temporary, temporary.open("wb") as file:

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import soxr
 
 from rvq.codec.runtime import Runtime, State
+from rvq.codec.search import BEAM_SIZE
 from rvq.codec.snapshot import load_state, save_state
 from rvq.errors import InputError
-from rvq.quantize.search import Search, decode
+from rvq.quantize.search import decode
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -55,6 +56,7 @@ class FrameEncoder:
         channels: coded one by one.
         sample_rate: of the samples, Hz.
         n_codebooks: codes per frame.
+        beam_size: code sequences that the search follows at once; 1 is greedy search.
         stretch: frames per call of a runtime that is not exact, and so the time until codes come.
 
     Attributes:
@@ -68,6 +70,7 @@ class FrameEncoder:
         channels: int,
         sample_rate: int,
         n_codebooks: int,
+        beam_size: int = BEAM_SIZE,
         stretch: int | None = None,
     ) -> None:
         self.n_codebooks = n_codebooks
@@ -76,7 +79,7 @@ class FrameEncoder:
         self._resampler = _Resampler(sample_rate, runtime.sample_rate, channels)
         self._state = runtime.start("encoder", channels)
         self._started = False
-        self._nearest: Search | None = None
+        self._nearest = runtime.search(beam_size)
         self._pending = np.empty((channels, 0), np.float32)
 
     def push(self, audio: Floats) -> Indices:
@@ -141,9 +144,7 @@ class FrameEncoder:
 
     def _quantize(self, latents: Floats, samples: Floats) -> Indices:
         """Latents `[channels, n_frames, dim]` and their samples -> the codes now complete."""
-        if self._nearest is None or len(self._nearest.books.codebooks) != self.n_codebooks:
-            self._nearest = self._runtime.search.prefix(self.n_codebooks)
-        codes = self._nearest(latents.reshape(-1, latents.shape[2])).codes
+        codes = self._nearest(latents.reshape(-1, latents.shape[2]), self.n_codebooks)
         return codes.reshape(*latents.shape[:2], -1)
 
 

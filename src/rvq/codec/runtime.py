@@ -5,15 +5,15 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rvq.codec.search import CodeSearch
 from rvq.errors import ModelError
-from rvq.quantize.search import Search, n_cores
+from rvq.quantize.search import n_cores
 
 Floats = npt.NDArray[np.float32]
 
@@ -110,11 +110,15 @@ class Runtime(ABC):
         self.codebooks: Floats = codebooks.astype(np.float32)
         self.threads = threads or n_cores()
         self.stretch = STRETCH
+        self._searches: dict[int, CodeSearch] = {}
 
-    @cached_property
-    def search(self) -> Search:
-        """Of the nearest codewords in all codebooks."""
-        return Search(self.codebooks, threads=self.threads)
+    def search(self, beam_size: int) -> CodeSearch:
+        """Of codes, prepared once for every beam size."""
+        if beam_size not in self._searches:
+            self._searches[beam_size] = CodeSearch(
+                self.codebooks, beam_size=beam_size, threads=self.threads
+            )
+        return self._searches[beam_size]
 
     @property
     def frame_rate(self) -> float:

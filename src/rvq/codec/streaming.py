@@ -6,6 +6,7 @@ import numpy.typing as npt
 from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.packets import MAX_CODEBOOKS, NUMBERS, Packet
 from rvq.codec.runtime import Runtime
+from rvq.codec.search import BEAM_SIZE
 from rvq.codec.snapshot import load_state, save_state
 from rvq.errors import FormatError, InputError
 
@@ -20,6 +21,7 @@ class StreamEncoder:
         channels: coded one by one.
         sample_rate: of the samples, Hz.
         n_codebooks: codes per frame.
+        beam_size: code sequences that the search follows at once; 1 is greedy search.
         frames_per_packet: more frames share the 2 bytes of a packet's head, and wait longer.
 
     Example:
@@ -37,13 +39,19 @@ class StreamEncoder:
         channels: int,
         sample_rate: int,
         n_codebooks: int,
+        beam_size: int = BEAM_SIZE,
         frames_per_packet: int = 1,
     ) -> None:
         if frames_per_packet < 1:
             raise InputError(f"frames_per_packet must be at least 1, got {frames_per_packet}")
         self._runtime = runtime
         self._frames = FrameEncoder(
-            runtime, channels=channels, sample_rate=sample_rate, n_codebooks=n_codebooks, stretch=1
+            runtime,
+            channels=channels,
+            sample_rate=sample_rate,
+            n_codebooks=n_codebooks,
+            beam_size=beam_size,
+            stretch=1,
         )
         self._channels = channels
         self._frames_per_packet = frames_per_packet

@@ -71,7 +71,11 @@ class VariableEncoder(FrameEncoder):
         # A layer costs two bytes of every block even where hardly any frame has it.
         n_codebooks = min(n_codebooks, _LAYERS + round(_LAYERS_PER_STEP * self._quality))
         super().__init__(
-            runtime, channels=channels, sample_rate=sample_rate, n_codebooks=n_codebooks
+            runtime,
+            channels=channels,
+            sample_rate=sample_rate,
+            n_codebooks=n_codebooks,
+            beam_size=1,
         )
         self._entropy = entropy
         self._target = bitrate

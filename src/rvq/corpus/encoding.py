@@ -149,6 +149,7 @@ def _encode(
                 channels=channels,
                 sample_rate=recording.sample_rate,
                 bitrate=settings.n_codebooks * codec.kbps_per_codebook,
+                beam_size=1,  # so that coarse tokens do not depend on how many finer ones there are
             )
             parts, n_samples = [], 0
             for block in recording.blocks:

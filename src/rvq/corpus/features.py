@@ -67,7 +67,7 @@ def pooled_features(
     n_frames = max(-(-len(audio) // hop), runtime.first_frames)
     whole = np.pad(audio, (0, n_frames * hop - len(audio)))
     latents = runtime.encode(whole[None], runtime.start("encoder", 1))[0]
-    codes = runtime.search(latents).codes
+    codes = runtime.search(1)(latents, len(runtime.codebooks))
     layers = np.stack([book[codes[:, q]] for q, book in enumerate(runtime.codebooks)])
     features = {
         "log-mel": log_mel(audio, runtime.sample_rate, hop),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from rvq.bitstream.container import dumps, payload_size
 from rvq.bitstream.entropy import FILE as ENTROPY_FILE
 from rvq.codec.models import find
+from rvq.codec.search import BEAM_SIZE
 from rvq.errors import InputError
 from rvq.evaluate.perplexity import code_counts
 from rvq.evaluate.programs import (
@@ -111,9 +112,9 @@ class RvqCodec:
 
     @property
     def version(self) -> str:
-        """The model's content hash, and that of its entropy model, on which sizes depend."""
+        """What results depend on: the model, its entropy model and how codes are searched."""
         folder = find(self.model)
-        model = str(json.loads((folder / "model.json").read_text())["hash"])
+        model = f"{json.loads((folder / 'model.json').read_text())['hash']} beam {BEAM_SIZE}"
         entropy = folder / ENTROPY_FILE
         if not entropy.is_file():
             return model

@@ -127,7 +127,7 @@ def encode(codec: Codec, data: bytes) -> Encoded:
     """
     rate = codec.runtime.sample_rate
     samples, seconds = read_recording(data, rate)
-    codes = codec.encode(samples[None], rate)
+    codes = codec.encode(samples[None], rate, beam_size=1)  # one encoding for every bitrate
     return Encoded(
         samples=samples,
         seconds_read=seconds,

@@ -88,6 +88,24 @@ def test_beam_codes_are_the_same_for_every_kernel_and_way(shape, monkeypatch):
 
 
 @needs_compiler
+def test_tables_are_products_whoever_makes_them_and_however_far():
+    _, codebooks = problem(1, 4, 50, 13)
+    codebooks[3] *= 1e-4  # products below the normal numbers of half precision
+    made = {}
+    for kernel in KERNELS:
+        books = Books.of(codebooks)
+        for n in (2, 4, 3):
+            native.beam(codebooks[0], books.prefix(n), 3, kernel=kernel, threads=2)
+        made[kernel] = books.tables.products
+        np.testing.assert_array_equal(made[kernel].view(np.uint16), made[KERNELS[0]].view(np.uint16))
+    stages = np.split(made[KERNELS[0]], np.cumsum([1, 2])[:2] * 50 * 64)
+    for m, found in enumerate(stages, 1):
+        expected = codebooks[:m].reshape(-1, 13) @ codebooks[m].T / books.tables.scale
+        np.testing.assert_allclose(found.reshape(-1, 64)[:, :50], expected, rtol=6e-4, atol=6e-8)
+        assert not found.reshape(-1, 64)[:, 50:].any()
+
+
+@needs_compiler
 def test_wide_beam_finds_the_best_of_all_sequences():
     x, codebooks = problem(80, 3, 4, 6)
     sums = [

@@ -1,7 +1,8 @@
 """Codebooks as the kernels want them: padded, packed, with norms and products computed once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,27 @@ Doubles = npt.NDArray[np.float64]
 
 PANEL = 32
 """Codewords side by side in packed codebooks; the C kernels know it too."""
+TABLES_LIMIT = 80 << 20
+"""Bytes; beam search computes with residuals where products of codewords would take more."""
+
+
+@dataclass(eq=False)
+class Tables:
+    """Products of the codewords of every stage with those of the stages before it.
+
+    Half precision halves the time to read them.
+
+    Attributes:
+        products: flat; stage m from 1 on adds `[m * codebook_size, padded]`.
+        scale: the power of two that they are divided by, which keeps them in their range.
+        n_made: stages whose products are there.
+        lock: whoever adds stages holds it.
+    """
+
+    products: npt.NDArray[np.float16]
+    scale: float
+    n_made: int = 1
+    lock: Lock = field(default_factory=Lock)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +44,12 @@ class Books:
         costs: what choosing a codeword costs beside its product with the vector, float64,
             `[n_codebooks, codebook_size]`: half its squared norm, and λ / 2 times its bits in a
             rate-distortion search. |x - c|^2 + λ bits is least where x.c - cost is greatest.
+        whole: the stack that this is a prefix of, if it is one.
     """
 
     codebooks: Floats
     costs: Doubles
+    whole: "Books | None" = None
 
     @classmethod
     def of(cls, codebooks: Floats, penalties: Doubles | float = 0.0) -> "Books":
@@ -37,7 +61,7 @@ class Books:
 
     def prefix(self, n: int) -> "Books":
         """The first `n` codebooks, in the same memory."""
-        books = Books(self.codebooks[:n], self.costs[:n])
+        books = Books(self.codebooks[:n], self.costs[:n], self.whole or self)
         vars(books).update(
             {name: getattr(self, name)[:n] for name in ("offsets", "reach", "packed")}
         )
@@ -81,26 +105,26 @@ class Books:
         return np.ascontiguousarray(pairs.transpose(0, 1, 2, 4, 3))
 
     @cached_property
-    def tables(self) -> tuple[npt.NDArray[np.float16], float]:
-        """Products of the codewords of every stage with those of the stages before it.
+    def tables(self) -> Tables:
+        """Products of codewords, made by the kernels as far as a search needs them.
 
-        Half precision halves the time to read them; they are stored over a power of two that keeps
-        them in its range, which is returned with them. Flat: stage m from 1 on adds
-        `[m * codebook_size, padded]`.
+        Room for as many stages as `TABLES_LIMIT` allows; prefixes share it.
         """
-        n, size, dim = self.codebooks.shape
+        if self.whole is not None:
+            return self.whole.tables
+        n, size, _ = self.codebooks.shape
+        while products_of(n, size, self.padded) * 2 > TABLES_LIMIT:
+            n -= 1
         bound = float(np.square(self.reach[:, 0], dtype=np.float64).max())
         scale = float(2.0 ** np.ceil(np.log2(max(bound, 1e-30) / 2**15)))
-        parts = [np.empty(0, np.float16)]
-        for stage in range(1, n):
-            table = np.zeros((stage * size, self.padded), np.float16)
-            earlier = self.codebooks[:stage].reshape(-1, dim)
-            table[:, :size] = (earlier @ self.codebooks[stage].T) / scale
-            parts.append(table.ravel())
-        return np.concatenate(parts), scale
+        return Tables(np.empty(products_of(n, size, self.padded), np.float16), scale)
 
     @property
-    def tables_bytes(self) -> int:
-        """Memory that `tables` takes."""
-        n, size, _ = self.codebooks.shape
-        return n * (n - 1) // 2 * size * self.padded * 2
+    def n_products(self) -> int:
+        """How many products `tables` has for these codebooks."""
+        return products_of(*self.codebooks.shape[:2], self.padded)
+
+
+def products_of(n_stages: int, size: int, padded: int) -> int:
+    """Products of codewords of every stage with the padded ones of the stages after it."""
+    return n_stages * (n_stages - 1) // 2 * size * padded

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rvq.quantize.kernels.books import Books
+from rvq.quantize.kernels.books import TABLES_LIMIT, Books, Tables, products_of
 
 try:
     _native: Any = import_module("rvq.quantize.kernels._native")
@@ -26,8 +26,6 @@ Integers = npt.NDArray[np.int64]
 
 MAX_BEAM = 32
 MAX_STAGES = 256
-TABLES_LIMIT = 80 << 20
-"""Bytes; beam search computes with residuals where products of codewords would take more."""
 _GRAIN = 48 * 16
 """Rows that a thread takes at a time."""
 _NOTHING = np.empty(0, np.float32)
@@ -107,17 +105,41 @@ def _run(
     threads: int,
 ) -> None:
     n_codebooks, size, dim = books.codebooks.shape
-    with_tables = width > 1 and books.tables_bytes <= TABLES_LIMIT
-    tables, scale = books.tables if with_tables else (_NOTHING, 0.0)
+    products, scale = _NOTHING, 0.0
+    if width > 1 and books.n_products * 2 <= TABLES_LIMIT:
+        tables = _tables(number, books, threads)
+        products, scale = tables.products[: books.n_products], tables.scale
     packed16 = books.packed16 if fast else _NOTHING
     arrays = (books.codebooks, books.packed, packed16, books.costs, books.offsets, books.reach)
     shape = (n_codebooks, size, books.padded, dim)
     how = (number, width, codes.shape[1] if codes.ndim == 3 else 1, fast, shape)
 
     def search(start: int, stop: int) -> None:
-        _native.search(*how, start, stop, x, *arrays, tables, scale, codes, left)
+        _native.search(*how, start, stop, x, *arrays, products, scale, codes, left)
 
     in_chunks(search, len(x), threads)
+
+
+def _tables(number: int, books: Books, threads: int) -> Tables:
+    """Products of the codewords of all stages; those still missing are made."""
+    n_codebooks, size, dim = books.codebooks.shape
+    tables = books.tables
+
+    def make(stage: int) -> None:
+        earlier = books.codebooks[:stage].reshape(-1, dim)
+        rows = tables.products[products_of(stage, size, books.padded) :]
+        arrays = (earlier, books.packed[stage], tables.scale, rows)
+
+        def multiply(start: int, stop: int) -> None:
+            _native.products(number, (books.padded, dim), start, stop, *arrays)
+
+        in_chunks(multiply, len(earlier), threads)
+
+    with tables.lock:
+        for stage in range(tables.n_made, n_codebooks):
+            make(stage)
+        tables.n_made = max(tables.n_made, n_codebooks)
+    return tables
 
 
 def in_chunks(work: Callable[[int, int], None], n: int, threads: int, grain: int = _GRAIN) -> None:

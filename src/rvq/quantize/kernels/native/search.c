@@ -117,6 +117,7 @@ static inline float error_margin(const Books *books, long stage, const float *x)
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define TARGET16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 
 /* Scores as above from bfloat16 products; neighbouring components go in pairs. */
@@ -171,6 +172,7 @@ TARGET16 static void scores_bf16(const float *x, long rows, const Books *books, 
 #define LOAD(p) _mm512_loadu_ps(p)
 #define LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define STORE(p, v) _mm512_storeu_ps(p, v)
+#define STORE_HALF(p, v) _mm256_storeu_si256((__m256i *)(p), _mm512_cvtps_ph(v, NEAREST))
 #define SET1(s) _mm512_set1_ps(s)
 #define ADD(a, b) _mm512_add_ps(a, b)
 #define MAX(a, b) _mm512_max_ps(a, b)
@@ -187,6 +189,7 @@ TARGET16 static void scores_bf16(const float *x, long rows, const Books *books, 
 #define LOAD(p) _mm512_loadu_ps(p)
 #define LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define STORE(p, v) _mm512_storeu_ps(p, v)
+#define STORE_HALF(p, v) _mm256_storeu_si256((__m256i *)(p), _mm512_cvtps_ph(v, NEAREST))
 #define SET1(s) _mm512_set1_ps(s)
 #define ADD(a, b) _mm512_add_ps(a, b)
 #define MAX(a, b) _mm512_max_ps(a, b)
@@ -202,6 +205,7 @@ TARGET16 static void scores_bf16(const float *x, long rows, const Books *books, 
 #define LOAD(p) _mm256_loadu_ps(p)
 #define LOAD_HALF(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define STORE(p, v) _mm256_storeu_ps(p, v)
+#define STORE_HALF(p, v) _mm_storeu_si128((__m128i *)(p), _mm256_cvtps_ph(v, NEAREST))
 #define SET1(s) _mm256_set1_ps(s)
 #define ADD(a, b) _mm256_add_ps(a, b)
 #define MAX(a, b) _mm256_max_ps(a, b)
@@ -225,6 +229,18 @@ static inline Four four_load_half(const uint16_t *p)
     return v;
 }
 static inline void four_store(float *p, Four v) { memcpy(p, &v, sizeof v); }
+static inline void four_store_half(uint16_t *p, Four v)
+{
+    for (int i = 0; i < 4; i++) {
+        const float size = fabsf(v[i]);
+        int exponent = -13;
+        if (size >= 0x1p-14f)
+            frexpf(size, &exponent);
+        /* A fraction that rounds up to 2048 carries into the exponent, as it should. */
+        const int fraction = (int)nearbyintf(ldexpf(size, 11 - exponent));
+        p[i] = (uint16_t)((signbit(v[i]) ? 0x8000 : 0) + ((exponent + 13) << 10) + fraction);
+    }
+}
 static inline Four four_max(Four a, Four b)
 {
     for (int i = 0; i < 4; i++)
@@ -250,6 +266,7 @@ static inline unsigned four_at_least(Four a, Four b)
 #define LOAD(p) four_load(p)
 #define LOAD_HALF(p) four_load_half(p)
 #define STORE(p, v) four_store(p, v)
+#define STORE_HALF(p, v) four_store_half(p, v)
 #define SET1(s) ((Four){s, s, s, s})
 #define ADD(a, b) ((a) + (b))
 #define MAX(a, b) four_max(a, b)
@@ -263,9 +280,11 @@ typedef struct {
     void (*greedy)(const Books *, const float *, long, int64_t *, float *, float *, int);
     void (*beam_tables)(const Books *, const float *, long, int, int, int64_t *, float *, int);
     void (*beam_residuals)(const Books *, const float *, long, int, int, int64_t *, float *, int);
+    void (*products)(const Books *, const float *, long, uint16_t *, float *);
 } Kernel;
 
-#define KERNEL(name, bf16) {#name, bf16, greedy_##name, beam_tables_##name, beam_residuals_##name}
+#define KERNEL(name, bf16)                                                                         \
+    {#name, bf16, greedy_##name, beam_tables_##name, beam_residuals_##name, products_##name}
 static const Kernel KERNELS[] = {
 #if defined(__x86_64__)
     KERNEL(avx512bf16, 1),
@@ -384,6 +403,42 @@ static PyObject *search(PyObject *self, PyObject *args)
                         &codes, &residual};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         PyBuffer_Release(all[i]);
+    return result;
+}
+
+static PyObject *products(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_buffer codewords, packed, table;
+    int kernel;
+    float scale;
+    long padded, dim, start, stop;
+    if (!PyArg_ParseTuple(args, "i(ll)lly*y*fw*", &kernel, &padded, &dim, &start, &stop, &codewords,
+                          &packed, &scale, &table))
+        return NULL;
+    PyObject *result = NULL;
+    float *work = NULL;
+    if (kernel < 0 || kernel >= N_KERNELS || !supported(kernel) || padded < 1 || padded % PANEL ||
+        dim < 1 || start < 0 || stop < start)
+        PyErr_SetString(PyExc_ValueError, "arguments out of range");
+    else if (codewords.len < stop * dim * 4 || packed.len != padded * dim * 4 ||
+             table.len < stop * padded * 2)
+        too_small("codewords, panels or table");
+    else if (!(work = calloc(padded + CHUNK * (dim + padded), sizeof *work)))
+        PyErr_NoMemory();
+    if (work) {
+        const Books books = {.n_codebooks = 1, .padded = padded, .dim = dim, .packed = packed.buf,
+                             .offsets = work, .scale = scale};
+        Py_BEGIN_ALLOW_THREADS
+        KERNELS[kernel].products(&books, (const float *)codewords.buf + start * dim, stop - start,
+                                 (uint16_t *)table.buf + start * padded, work + padded);
+        Py_END_ALLOW_THREADS
+        free(work);
+        result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&codewords);
+    PyBuffer_Release(&packed);
+    PyBuffer_Release(&table);
     return result;
 }
 
@@ -530,6 +585,7 @@ static PyObject *scan(PyObject *self, PyObject *args)
 static PyMethodDef METHODS[] = {
     {"kernels", kernels, METH_NOARGS, "Names, numbers and bf16 ability of what runs here."},
     {"search", search, METH_VARARGS, "Codes (and, greedy, residuals) of x[start:stop]."},
+    {"products", products, METH_VARARGS, "Half-precision products of codewords[start:stop]."},
     {"sums", sums, METH_VARARGS, "Adds the vectors of every code to its sum."},
     {"decode", decode, METH_VARARGS, "Sums of codewords."},
     {"scan", scan, METH_VARARGS, "The k nearest of vectors kept as codes, by look-up tables."},

@@ -201,6 +201,23 @@ TARGET static void FN(select)(const float *scores, int n_paths, long padded, con
         }
 }
 
+/* Products of vectors and codewords over a power of two, in half precision, `[n][padded]`. Sums are in
+ * the order of scores, so every processor gets the same. */
+TARGET static void FN(products)(const Books *books, const float *x, long n, uint16_t *table,
+                                float *work)
+{
+    const long dim = books->dim, padded = books->padded;
+    float *chunk = work, *scores = work + CHUNK * dim;
+    const VEC none = SET1(0), less = SET1(1 / books->scale);
+    for (long start = 0; start < n; start += CHUNK) {
+        const long rows = MIN(CHUNK, n - start);
+        memcpy(chunk, x + start * dim, rows * dim * sizeof *x);
+        FN(scores)(chunk, rows, books, 0, scores, padded, 0);
+        for (long i = 0; i < rows * padded; i += LANES)
+            STORE_HALF(table + start * padded + i, FMA(LOAD(scores + i), less, none));
+    }
+}
+
 /* Beam search on products of codewords: one product per vector and codeword serves all paths. */
 TARGET static void FN(beam_tables)(const Books *books, const float *x, long n, int width, int kept,
                                    int64_t *codes, float *work, int fast)
@@ -307,6 +324,7 @@ TARGET static void FN(beam_residuals)(const Books *books, const float *x, long n
 #undef ROWS
 #undef LOAD
 #undef STORE
+#undef STORE_HALF
 #undef SET1
 #undef ADD
 #undef LOAD_HALF
