@@ -265,7 +265,10 @@ def test_static_page_has_the_codes_of_python_but_for_near_ties(in_browser, codec
 
 def test_static_page_decodes_as_python_does(in_browser, codec, sample_bytes):
     samples, _ = listening.read_recording(sample_bytes, 24000)
-    error = np.array(in_browser["decoded"]) - codec.decode(codec.encode(samples[None], 24000, beam_size=1))[0]
+    error = (
+        np.array(in_browser["decoded"])
+        - codec.decode(codec.encode(samples[None], 24000, beam_size=1))[0]
+    )
     assert np.sqrt(np.mean(error**2)) < 0.02 * np.sqrt(np.mean(samples**2))
 
 

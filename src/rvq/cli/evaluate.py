@@ -131,7 +131,7 @@ def _peer(entry: str) -> tuple[str, float, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    from rvq.codec.files import replacing
+    from rvq.replacing import replacing
 
     with replacing(path) as temporary:
         temporary.write_text(text)

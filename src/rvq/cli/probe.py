@@ -32,6 +32,7 @@ def probe(
         raise InputError(f"probing needs `pip install 'rvq[probe]'` ({error})") from None
     from rvq.corpus.probe import probe as run
     from rvq.corpus.probe_report import as_json, as_table
+    from rvq.replacing import replacing
 
     try:
         counts = [int(n) for n in codebooks.split(",")]
@@ -49,4 +50,5 @@ def probe(
         )
     typer.echo(as_table({manifest.stem: done}))
     if out is not None:
-        out.write_text(as_json(done))
+        with replacing(out) as temporary:
+            temporary.write_text(as_json(done))

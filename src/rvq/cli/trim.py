@@ -20,7 +20,8 @@ def trim(
 ) -> None:
     """Cut a compressed file to a lower bitrate without decoding it."""
     from rvq.bitstream.container import trim as cut
-    from rvq.codec.files import open_rvq, replacing
+    from rvq.codec.files import open_rvq
+    from rvq.replacing import replacing
 
     check_output(source, target, force)
     if (codebooks is None) == (bitrate is None):

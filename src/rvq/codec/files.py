@@ -1,6 +1,5 @@
 """Audio files <-> .rvq files, block by block, so that hours take no more memory than seconds."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rvq.bitstream.header import Header
 from rvq.codec.codec import Codec
 from rvq.codec.search import BEAM_SIZE
 from rvq.errors import FormatError, InputError
+from rvq.replacing import replacing
 
 Progress = Callable[[float], None]
 """Called with the share of the work done, 0 to 1."""
@@ -46,24 +46,17 @@ class Damage:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when all went well.
+def replacing_audio(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a file that soundfile writes: what it raises on a full disk is told too.
 
     Raises:
-        InputError: there is no such folder, it cannot be written, or the disk is full.
+        InputError: see `replacing`.
     """
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    except soundfile.LibsndfileError:
-        raise InputError(f"cannot write {path}: is the disk full?") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        try:
+            yield temporary
+        except soundfile.LibsndfileError:
+            raise InputError(f"cannot write {path}: is the disk full?") from None
 
 
 def encode_file(
@@ -156,7 +149,7 @@ def decode_file(
         decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
         # What follows the end of the file is not made up: the output ends where the blocks do.
         written, lost, weakened, seen = 0, 0, 0, 0
-        with replacing(target) as temporary, _create_audio(temporary, header) as audio:
+        with replacing_audio(target) as temporary, _create_audio(temporary, header) as audio:
             for block in reader.blocks():
                 seen += 1
                 if block.indices is None:

@@ -38,7 +38,7 @@ class CodeSearch:
 
     def __call__(self, latents: Floats, n_codebooks: int) -> Indices:
         """Latents `[n, dim]` -> codes `[n, n_codebooks]`."""
-        parts = []
+        parts: list[Indices] = []
         for group in self._groups[: -(-n_codebooks // _GROUP)]:
             found = group.prefix(min(_GROUP, n_codebooks - len(parts) * _GROUP))(latents)
             parts.append(found.codes)

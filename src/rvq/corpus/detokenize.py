@@ -11,7 +11,7 @@ import soundfile
 
 from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
-from rvq.codec.files import replacing
+from rvq.codec.files import replacing_audio
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.corpus.parquet import Row, find_shards, open_shard, read_group
 from rvq.corpus.pool import run_pool
@@ -138,7 +138,7 @@ def _write(codec: Codec, rows: list[Row], target: Path, n_codebooks: int | None)
         )
         audio = codec.decode(codes.prefix(n_codebooks) if n_codebooks else codes)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
+        with replacing_audio(target) as temporary:
             soundfile.write(temporary, audio.T, first.sample_rate)
     except (InputError, ModelError) as error:
         raise type(error)(f"{first.key}: {error}") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rvq.corpus.sources import Source, list_sources
 from rvq.errors import InputError
+from rvq.replacing import replacing
 
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 4 * 2**20, 256 * 2**20
 _SHARDS_WANTED = 64
@@ -123,7 +124,8 @@ def make_plan(
         if before is None:
             temporary.replace(folder / _SOURCES)
             fields = {"layout": LAYOUT, **asdict(plan), "folder": None}
-            write_text(folder / _PLAN, json.dumps(fields, indent=1) + "\n")
+            with replacing(folder / _PLAN) as path:
+                path.write_text(json.dumps(fields, indent=1) + "\n")
     finally:
         temporary.unlink(missing_ok=True)
     if before is not None:
@@ -180,10 +182,3 @@ def _read_plan(folder: Path) -> Plan | None:
     if fields.pop("layout") != LAYOUT:
         raise InputError(f"{folder} was begun by another version of rvq; choose another folder")
     return Plan(**fields | {"folder": folder, "settings": Settings(**fields["settings"])})
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file of the corpus's folder under a temporary name first."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -10,9 +10,10 @@ from rvq.codec.codec import Codec
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.corpus.encoding import Place, Progress, Task, read_only, write_shard
 from rvq.corpus.parquet import ShardSummary, Skipped, read_summary
-from rvq.corpus.plan import Plan, Settings, Shard, make_plan, write_text
+from rvq.corpus.plan import Plan, Settings, Shard, make_plan
 from rvq.corpus.pool import WorkerDiedError, run_pool
 from rvq.errors import InputError
+from rvq.replacing import replacing
 
 _DEATHS = 3
 """Workers that may be killed in a row, by no recording's fault, before the run is given up."""
@@ -170,7 +171,8 @@ def _finish(plan: Plan) -> Tokenized:
         seconds += summary.seconds
     report = plan.folder / "_skipped.jsonl"
     lines = (json.dumps({"key": s.key, "reason": s.reason}) + "\n" for s in skipped)
-    write_text(report, "".join(lines))
+    with replacing(report) as temporary:
+        temporary.write_text("".join(lines))
     for leftover in plan.folder.glob(".*.tmp"):  # of runs that were killed
         leftover.unlink(missing_ok=True)
     n_bytes = sum(path.stat().st_size for path in shards)

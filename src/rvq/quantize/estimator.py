@@ -2,7 +2,6 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -91,13 +90,3 @@ class Estimator(ABC):
     def __repr__(self) -> str:
         listed = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
         return f"{type(self).__name__}({listed})"
-
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file beside its place, then move it there, so that none is ever half written."""
-    temporary = Path(f"{path}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

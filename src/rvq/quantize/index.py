@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError, ModelError
-from rvq.quantize.estimator import write_atomically
 from rvq.quantize.kernels import blas, native
 from rvq.quantize.residual import ResidualQuantizer
 from rvq.quantize.vectors import as_codes, as_vectors
+from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -133,11 +133,11 @@ class Index:
         folder.mkdir(parents=True, exist_ok=True)
         self.quantizer.save(folder / "quantizer.safetensors")
         for name, array in (("codes", self.codes), ("norms", self.norms)):
-            temporary = folder / f"{name}.tmp.npy"
-            np.save(temporary, array)
-            temporary.replace(folder / f"{name}.npy")
+            with replacing(folder / f"{name}.npy") as temporary:
+                np.save(temporary, array)
         settings = {"format": 1, "metric": self.metric}
-        write_atomically(folder / "index.json", json.dumps(settings).encode())
+        with replacing(folder / "index.json") as temporary:
+            temporary.write_text(json.dumps(settings))
 
     @classmethod
     def load(cls, folder: str | Path, *, memory_map: bool = False, threads: int = 1) -> "Index":

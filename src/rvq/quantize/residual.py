@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError, ModelError
-from rvq.quantize.estimator import Estimator, write_atomically
+from rvq.quantize.estimator import Estimator
 from rvq.quantize.kmeans import kmeans
 from rvq.quantize.refine import refine
 from rvq.quantize.search import Search, decode, sums_by_code
 from rvq.quantize.vectors import as_codes, as_vectors, variance
+from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -316,7 +317,8 @@ class ResidualQuantizer(Estimator):
 
         metadata = {"format": _FORMAT, "settings": json.dumps(self.get_params())}
         tensors: dict[str, npt.NDArray[Any]] = {"codebooks": self._fitted(), "counts": self.counts_}
-        write_atomically(path, save(tensors, metadata=metadata))
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(save(tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "ResidualQuantizer":

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from rvq.bitstream.entropy import FILE
 from rvq.bitstream.tables import TOP
 from rvq.codec.codec import Codec
-from rvq.codec.files import replacing
 from rvq.errors import InputError
+from rvq.replacing import replacing
 
 Integers = npt.NDArray[np.int64]
 Progress = Callable[[float], None]

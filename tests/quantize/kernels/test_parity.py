@@ -97,7 +97,9 @@ def test_tables_are_products_whoever_makes_them_and_however_far():
         for n in (2, 4, 3):
             native.beam(codebooks[0], books.prefix(n), 3, kernel=kernel, threads=2)
         made[kernel] = books.tables.products
-        np.testing.assert_array_equal(made[kernel].view(np.uint16), made[KERNELS[0]].view(np.uint16))
+        np.testing.assert_array_equal(
+            made[kernel].view(np.uint16), made[KERNELS[0]].view(np.uint16)
+        )
     stages = np.split(made[KERNELS[0]], np.cumsum([1, 2])[:2] * 50 * 64)
     for m, found in enumerate(stages, 1):
         expected = codebooks[:m].reshape(-1, 13) @ codebooks[m].T / books.tables.scale

@@ -122,7 +122,7 @@ class Books:
     @property
     def n_products(self) -> int:
         """How many products `tables` has for these codebooks."""
-        return products_of(*self.codebooks.shape[:2], self.padded)
+        return products_of(len(self.codebooks), self.codebooks.shape[1], self.padded)
 
 
 def products_of(n_stages: int, size: int, padded: int) -> int:

@@ -105,7 +105,8 @@ def _run(
     threads: int,
 ) -> None:
     n_codebooks, size, dim = books.codebooks.shape
-    products, scale = _NOTHING, 0.0
+    products: npt.NDArray[np.floating] = _NOTHING
+    scale = 0.0
     if width > 1 and books.n_products * 2 <= TABLES_LIMIT:
         tables = _tables(number, books, threads)
         products, scale = tables.products[: books.n_products], tables.scale
