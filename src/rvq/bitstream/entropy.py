@@ -184,6 +184,18 @@ class EntropyModel:
             sums += padded[:, reach + offset : reach + offset + n_frames] @ weights
         return sums.reshape(-1, hidden).astype(np.int32) + self._offset[layer]
 
+    def base_here(self, layer: int, known: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """What the layers below add in the frame itself, part of `base`: `[..., hidden]`.
+
+        Args:
+            layer: from 0.
+            known: sums of the features of the codewords below, `[..., F]`.
+        """
+        weights = np.zeros(self._lower.shape[2:])
+        if layer and 0 in self._around:
+            weights = self._lower[layer, self._around.index(0)]
+        return (known.astype(np.float64) @ weights).astype(np.int32)
+
     def features(self, layer: int, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
         """Features of codewords `[...]` -> `[..., F]`; zeros for -1."""
         found = self._features[layer][codes].astype(np.int32)

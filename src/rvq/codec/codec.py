@@ -122,6 +122,7 @@ class Codec:
         sample_rate: int,
         quality: float | None = None,
         average: float | None = None,
+        beam_size: int = BEAM_SIZE,
     ) -> VariableEncoder:
         """An encoder at a variable bitrate; arguments as for `encode`.
 
@@ -140,6 +141,7 @@ class Codec:
             channels=channels,
             sample_rate=_checked(sample_rate),
             n_codebooks=self.n_codebooks(None),
+            beam_size=beam_size,
             quality=quality,
             bitrate=average,
         )
@@ -171,7 +173,11 @@ class Codec:
                 channels=channels, sample_rate=sample_rate, bitrate=bitrate, beam_size=beam_size
             )
         return self.variable_encoder(
-            channels=channels, sample_rate=sample_rate, quality=quality, average=average
+            channels=channels,
+            sample_rate=sample_rate,
+            quality=quality,
+            average=average,
+            beam_size=beam_size,
         )
 
     def stream_encoder(
@@ -229,8 +235,8 @@ class Codec:
             average: bitrate in kbps per channel to reach on average instead, by what the sound
                 needs from second to second.
             beam_size: code sequences that the search follows at once, 1 to 32. 1 is greedy search:
-                a little faster and a little worse, and the codes of a lower bitrate are exactly the
-                first ones of a higher. A variable bitrate is always searched greedily.
+                a little faster and a little worse, and the codes of a lower constant bitrate are
+                exactly the first ones of a higher.
 
         Raises:
             InputError: audio of another shape, empty or not finite; bitrate out of range.

@@ -1,9 +1,7 @@
 """Codes at a variable bitrate: as many as a frame needs, chosen by what they really cost.
 
-Entropy-constrained search (Chou, Lookabaugh & Gray 1989) with the bits of the file's own entropy
-coder: a codeword is taken for its squared error + λ · bits, and a frame ends where one more layer
-would not be worth its bits. Silence, whose codes are expected and whose error is small anyway,
-costs nearly nothing.
+The search weighs squared error against λ · bits; λ, of every frame, says how much the frame
+matters. Silence, whose codes are expected and whose error is small anyway, costs nearly nothing.
 """
 
 import numpy as np
@@ -11,16 +9,15 @@ import numpy.typing as npt
 
 from rvq.bitstream.container import FRAMES_PER_BLOCK
 from rvq.bitstream.entropy import EntropyModel
-from rvq.bitstream.tables import ABSENT
+from rvq.codec.entropy_constrained import EntropyConstrainedSearch
 from rvq.codec.frames import FrameEncoder
 from rvq.codec.runtime import Runtime
+from rvq.codec.search import BEAM_SIZE
 from rvq.errors import InputError
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-_SAME, _OTHER = 0.25, 2.5
-"""Bits, about, that a layer costs by being there or not as in the frame before, or otherwise."""
 _BRAKE, _DRIFT = 1.0, 0.1
 """By how much quality falls, at once and for good, per second of an average bitrate overspent."""
 _LAYERS, _LAYERS_PER_STEP = 4, 2
@@ -42,6 +39,7 @@ class VariableEncoder(FrameEncoder):
         channels: coded one by one.
         sample_rate: of the samples, Hz.
         n_codebooks: the most codes per frame.
+        beam_size: hypotheses that the search follows per frame, 1 to 32; 1 is greedy search.
         quality: constant; every step of 1 makes a bit worth half the error. About 3 to 9.
         bitrate: or the average to reach, kbps per channel; the quality follows.
 
@@ -57,6 +55,7 @@ class VariableEncoder(FrameEncoder):
         channels: int,
         sample_rate: int,
         n_codebooks: int,
+        beam_size: int = BEAM_SIZE,
         quality: float | None = None,
         bitrate: float | None = None,
     ) -> None:
@@ -77,13 +76,13 @@ class VariableEncoder(FrameEncoder):
             n_codebooks=n_codebooks,
             beam_size=1,
         )
-        self._entropy = entropy
+        self._search = EntropyConstrainedSearch(runtime.codebooks, entropy, beam_size=beam_size)
         self._target = bitrate
         self._bits = 0.0  # spent beyond the average
         self._latents = np.empty((channels, 0, runtime.codebooks.shape[2]), np.float32)
         self._levels = np.empty((channels, 0))
         self._loudest = np.full(channels, _SILENT)
-        self._norms = np.square(runtime.codebooks, dtype=np.float64).sum(axis=2)
+        self._scale = float(np.square(runtime.codebooks[0], dtype=np.float64).sum(axis=1).mean())
 
     def flush(self) -> Indices:
         """The codes of what is pending."""
@@ -112,15 +111,19 @@ class VariableEncoder(FrameEncoder):
             ahead = self._bits / (self._target * 1000)
             quality = float(np.clip(quality - _BRAKE * ahead, 0, 12))
             self._quality = float(np.clip(self._quality - _DRIFT * ahead * seconds, 0, 12))
-        lagrangian = self._norms[0].mean() * 2.0**-quality / 100
+        lagrangian = self._scale * 2.0**-quality / 100
         found = [
-            self._search(latents[channel], lagrangian * self._masking(channel, levels[channel]))
+            self._search(
+                latents[channel],
+                lagrangian * self._masking(channel, levels[channel]),
+                self.n_codebooks,
+            )
             for channel in range(len(latents))
         ]
         if self._target is not None:
-            spent = sum(bits for _, bits in found) / len(found)
+            spent = sum(block.bits for block in found) / len(found)
             self._bits += spent - self._target * 1000 * seconds
-        return np.stack([codes for codes, _ in found])
+        return np.stack([block.codes for block in found])
 
     def _masking(self, channel: int, levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """How much less than a loud frame each frame matters, `[n_frames]`, at least 1."""
@@ -135,46 +138,3 @@ class VariableEncoder(FrameEncoder):
             weights[t] = max(1.0, loudest * 10 ** (_QUIET / 10) / max(level, 1e-12))
         self._loudest[channel] = loudest
         return weights
-
-    def _search(
-        self, latents: Floats, lagrangians: npt.NDArray[np.float64]
-    ) -> tuple[Indices, float]:
-        """Codes `[n_frames, n_codebooks]` of one channel, and their bits, about.
-
-        Args:
-            latents: `[n_frames, dim]`.
-            lagrangians: λ of every frame.
-        """
-        n = len(latents)
-        residual = latents.astype(np.float64)
-        chosen = np.full((n, self.n_codebooks), -1, np.int64)
-        known = np.zeros((1, n, self._entropy.width), np.int32)
-        going = np.ones(n, bool)
-        total = 0.0
-        for layer in range(self.n_codebooks):
-            codebook = self._runtime.codebooks[layer].astype(np.float64)
-            bases = self._entropy.base(layer, known)
-            distances = self._norms[layer] - 2 * residual @ codebook.T
-            codes = np.full(n, ABSENT, np.uint16)
-            for t in np.flatnonzero(going):
-                lagrangian = lagrangians[t]
-                bits = self._entropy.bits(layer, bases[t], codes[:t])
-                costs = distances[t] + lagrangian * bits
-                best = int(costs.argmin())
-                spent = bits[best]
-                if layer:
-                    before = bool(t and codes[t - 1] != ABSENT)
-                    there, absent = (_SAME, _OTHER) if before else (_OTHER, _SAME)
-                    if costs[best] + lagrangian * there >= lagrangian * absent:
-                        going[t] = False
-                        total += absent
-                        continue
-                    spent += there
-                total += spent
-                codes[t] = best
-                residual[t] -= codebook[best]
-            chosen[:, layer] = np.where(codes == ABSENT, -1, codes.astype(np.int64))
-            known += self._entropy.features(layer, chosen[None, :, layer])
-            if not going.any():
-                break
-        return chosen, total
