@@ -1,6 +1,11 @@
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from rvq import Codec
 from rvq.codec.packets import NUMBERS, Packet
 from rvq.errors import FormatError, InputError, ModelError
 
@@ -104,9 +109,7 @@ def test_bitrate_changes_between_packets(codec, clip, decoder):
 @pytest.mark.parametrize(("beam_size", "cut"), [(1, 2), (8, 8)])
 def test_a_packet_cut_to_fewer_layers_is_that_of_a_lower_bitrate(codec, clip, beam_size, cut):
     high, low = (
-        codec.stream_encoder(
-            channels=1, sample_rate=24_000, bitrate=n * 0.75, beam_size=beam_size
-        )
+        codec.stream_encoder(channels=1, sample_rate=24_000, bitrate=n * 0.75, beam_size=beam_size)
         for n in (11, cut)
     )
     packets = [*high.push(clip), *high.flush()]
@@ -220,3 +223,29 @@ def test_bad_samples(codec, samples):
     encoder = codec.stream_encoder(channels=1, sample_rate=24_000)
     with pytest.raises(InputError):
         encoder.push(samples)
+
+
+def test_models_that_look_into_the_future_are_refused(tmp_path):
+    """What is exported is causal; this folder claims otherwise, as a hand-made one might."""
+    pytest.importorskip("torch")
+    from rvq.nn.export import export
+    from rvq.nn.model import CodecConfig, CodecModel
+    from rvq.nn.quantizer import QuantizerConfig
+    from rvq.nn.seanet import SEANetConfig
+
+    network = SEANetConfig(width=2, dim=4, strides=(2,), lstm_layers=0)
+    model = CodecModel(CodecConfig(network, QuantizerConfig(2, 4, 4))).eval()
+    export(model, tmp_path, name="small", facts={})
+    Codec.load(tmp_path).stream_encoder(channels=1, sample_rate=24_000)
+    card = json.loads((tmp_path / "model.json").read_text())
+    card["model"]["network"]["causal"] = False
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="not causal, so it can neither stream"):
+        Codec.load(tmp_path)
+    for direction in ("encode", "decode"):
+        command = [sys.executable, "-m", "rvq", "stream", direction, "--model", str(tmp_path)]
+        run = subprocess.run(command, input=b"", capture_output=True)
+        assert run.returncode == 1
+        assert not run.stdout
+        assert run.stderr.startswith(b"rvq: model small is not causal")
+        assert run.stderr.count(b"\n") == 1

@@ -3,15 +3,26 @@
 import numpy as np
 
 from rvq.codec.runtime import Floats, ModelFolder, Runtime, State, session
+from rvq.errors import ModelError
 
 
 class WaveformRuntime(Runtime):
-    """Models of `rvq.nn.seanet` and others that take samples as they are."""
+    """Models of `rvq.nn.seanet` and others that take samples as they are.
+
+    Raises:
+        ModelError: networks that look into the future, so that nothing can be coded as it comes.
+    """
 
     completes = True
 
     def __init__(self, folder: ModelFolder, *, threads: int = 1) -> None:
         super().__init__(folder)
+        network = folder.card.get("model", {}).get("network", {})
+        if not network.get("causal", True):
+            raise ModelError(
+                f"model {self.name} is not causal, so it can neither stream nor code recordings "
+                "piece by piece; run its checkpoint whole with `rvq.interop` in Python"
+            )
         self._encoder = session(folder.files["encoder.onnx"], threads)
         self._decoder = session(folder.files["decoder.onnx"], threads)
 
