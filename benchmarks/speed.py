@@ -188,6 +188,7 @@ def main() -> None:
     codes = codec.encode(audio, 24_000, KBPS)
     works: dict[str, Callable[[], object]] = {
         "encode": lambda: codec.encode(audio, 24_000, KBPS),
+        "encode, greedy search": lambda: codec.encode(audio, 24_000, KBPS, beam_size=1),
         "decode": lambda: codec.decode(codes),
     }
     try:
@@ -222,6 +223,8 @@ def main() -> None:
                 "",
             )
         )
+    factor = SECONDS / took["encode, greedy search"]
+    rows.append(("encode, greedy search", f"{factor:.0f} x real time", "", ""))
     frames = stream(codec, audio, 60 * options.minutes)
     length = 1 / codec.runtime.frame_rate
     rows += [
