@@ -20,8 +20,10 @@ def picture(browser: Browser, address: str, section: str, theme: str, height: in
     """Write `page-SECTION.png`, in few colours so that it stays small."""
     page = browser.new_page(viewport={"width": 1180, "height": height}, color_scheme=theme)
     page.goto(f"{address}#{section}")
-    page.wait_for_selector("body[data-ready]", state="attached", timeout=120_000)
+    told = {"listen": "data-ready", "inside": "data-clip='Learner'", "learn": "data-clip='Learner'"}
+    page.wait_for_selector(f"body[{told[section]}]", state="attached", timeout=120_000)
     if section == "learn":
+        page.wait_for_selector("#lesson-tree")
         page.check("#lesson-tree input[type=checkbox]")
         data = page.locator("#lesson-tree").screenshot()
     else:

@@ -208,6 +208,7 @@ def test_phone_width_needs_no_sideways_scrolling(browser, served, width):
     page = open_page(browser, served, viewport={"width": width, "height": 800})
     for section in ("listen", "inside", "learn"):
         page.click(f"nav a[href='#{section}']")
+        page.locator("#lesson-bits canvas").first.wait_for(state="attached")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         small = page.evaluate(
             """[...document.querySelectorAll("main section:not([hidden]) button")]
@@ -218,6 +219,7 @@ def test_phone_width_needs_no_sideways_scrolling(browser, served, width):
 
 
 def test_every_control_has_a_name(page):
+    page.locator("#lesson-bits canvas").first.wait_for(state="attached")
     for section in ("listen", "inside", "learn"):
         page.click(f"nav a[href='#{section}']")
         nameless = page.evaluate(
@@ -230,18 +232,23 @@ def test_every_control_has_a_name(page):
 
 
 @pytest.fixture(scope="module")
-def in_browser(static_page):
+def in_browser(browser, hosted):
     """Codes of a sample, and what all of them decode to, as the browser has them."""
-    return static_page.evaluate(
+    page = browser.new_page()
+    page.goto(f"{hosted}about.json")  # where nothing else computes
+    found = page.evaluate(
         """async () => {
           const { connect } = await import(new URL("codec/backend.js", location.href));
           const backend = await connect();
-          const { samples, codes } = await backend.encodeSample("learner");
-          const latents = backend.codebooks.sum(codes, new Array(16).fill(true));
+          const { samples } = await backend.encodeSample("learner");
+          const { codes } = await backend.encodeSamples(samples);
+          const latents = (await backend.codebooks()).sum(codes, new Array(16).fill(true));
           const decoded = await backend.decode(latents, samples.length);
           return { codes: Array.from(codes), decoded: Array.from(decoded) };
         }"""
     )
+    page.close()
+    return found
 
 
 def test_static_page_has_the_codes_of_python_but_for_near_ties(in_browser, codec, sample_bytes):

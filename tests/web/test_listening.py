@@ -37,6 +37,14 @@ def test_decoding_sums_of_codewords_is_decoding_codes(codec, sample_bytes):
     np.testing.assert_allclose(samples, codec.decode(codes)[0], atol=1e-4)
 
 
+def test_a_sample_comes_with_what_is_heard_first(codec, sample_bytes):
+    sample = listening.sample(codec, "learner")
+    encoded = listening.encode(codec, sample_bytes)
+    np.testing.assert_array_equal(sample.codes, encoded.codes)
+    codes = codec.encode(encoded.samples[None], 24000, bitrate=3, beam_size=1)
+    np.testing.assert_allclose(sample.decoded, codec.decode(codes)[0], atol=1e-4)
+
+
 @pytest.mark.parametrize(("kind", "subtype"), [("WAV", "FLOAT"), ("FLAC", None), ("OGG", None)])
 def test_recordings_become_mono_at_the_model_s_rate(kind, subtype, speech):
     stereo = np.stack([speech[0], 0 * speech[0]], axis=1)[:48000]

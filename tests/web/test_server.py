@@ -1,5 +1,8 @@
+import posixpath
+import re
 import subprocess
 import sys
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import safetensors.numpy
 from starlette.testclient import TestClient
 
 from rvq.web import listening
-from rvq.web.server import create_app
+from rvq.web.server import PAGE, create_app
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +27,23 @@ def test_page_and_facts(client, codec):
     assert about["mode"] == "server"
     assert about["model"]["hash"] == codec.model_hash
     for sample in about["samples"]:
-        assert client.get(f"/samples/{sample['id']}.flac").status_code == 200
+        body = client.get(f"/samples/{sample['id']}.safetensors").content
+        assert body == listening.sample(codec, sample["id"]).to_bytes()
+    assert client.get("/samples/nonesuch.safetensors").status_code == 404
     books = safetensors.numpy.load(client.get("/model/codebooks.safetensors").content)
     np.testing.assert_array_equal(books["codebooks"].astype(np.float32), codec.runtime.codebooks)
+
+
+def test_what_the_page_begins_with_is_named_in_its_head():
+    def modules(name):
+        text = (PAGE / name).read_text()
+        here = PurePosixPath(name).parent
+        for path in re.findall(r'^import .* from "(.+)";$', text, re.MULTILINE):
+            found = posixpath.normpath(here / path)
+            yield from {found, *modules(found)}
+
+    named = re.findall('rel="modulepreload" href="(.+)"', (PAGE / "index.html").read_text())
+    assert named == sorted(set(modules("main.js")))
 
 
 def test_encode_and_decode(client, codec, sample_bytes):

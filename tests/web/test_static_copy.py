@@ -5,9 +5,10 @@ import pytest
 import soundfile
 
 from rvq.errors import InputError, ModelError
-from rvq.web import static_copy
+from rvq.web import listening, static_copy
 from rvq.web.listening import SAMPLES
 from rvq.web.static_copy import runtime_files, write_static_copy
+from rvq.web.tensors import unpack
 
 
 def test_everything_is_there_and_samples_are_exact(static_folder, codec):
@@ -16,12 +17,11 @@ def test_everything_is_there_and_samples_are_exact(static_folder, codec):
     for name in ("encoder.onnx", "decoder.onnx", "codebooks.safetensors", "model.json"):
         assert (static_folder / "model" / name).is_file()
     for sample in about["samples"]:
-        written, rate = soundfile.read(
-            static_folder / "samples" / f"{sample['id']}.wav", dtype="int16"
-        )
-        shipped, _ = soundfile.read(SAMPLES / f"{sample['id']}.flac", dtype="int16")
-        np.testing.assert_array_equal(written, shipped)
-        assert len(sample["file_bytes"]) == 16
+        body = (static_folder / "samples" / f"{sample['id']}.safetensors").read_bytes()
+        written = unpack(body, "samples")
+        shipped, rate = soundfile.read(SAMPLES / f"{sample['id']}.flac", dtype="int16")
+        np.testing.assert_array_equal(written * 32768, shipped)
+        assert body == listening.sample(codec, sample["id"]).to_bytes()
         for peer in sample["peers"]:
             wav = soundfile.info(static_folder / "samples" / f"{sample['id']}.{peer}.wav")
             assert (wav.frames, wav.samplerate) == (len(written), rate)

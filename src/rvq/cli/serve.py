@@ -27,11 +27,12 @@ def serve(
     """Hear the codec, look inside it and learn how it works, on a web page of this machine."""
     try:
         from rvq.web.server import serve as run
-        from rvq.web.static_copy import write_static_copy
     except ImportError as error:
         raise InputError(f"the web page needs `pip install 'rvq[web]'` ({error})") from None
 
     if static:
+        from rvq.web.static_copy import write_static_copy
+
         write_static_copy(
             model, static, runtime=runtime, progress=lambda what: typer.echo(what, err=True)
         )

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from rvq.errors import InputError
 from rvq.evaluate.baselines import System
 from rvq.evaluate.metrics import align
 from rvq.evaluate.peers import Mp3, Opus, is_installed
+from rvq.web.tensors import pack
 
 if TYPE_CHECKING:
     import soundfile
@@ -28,6 +29,8 @@ MAX_BYTES = 25_000_000
 """The largest upload."""
 MAX_SECONDS = 30
 """How much of a recording is used."""
+FIRST_CODEBOOKS = 4
+"""What the page plays first."""
 PEERS: dict[str, System] = {
     "opus-6": Opus(6),
     "opus-12": Opus(12),
@@ -50,6 +53,7 @@ class Encoded:
         latents: `[n_frames, dim]`, before quantization.
         codes: `[n_frames, n_codebooks]`.
         file_bytes: size of the `.rvq` file with 1, 2, ... codebooks.
+        decoded: from the first `FIRST_CODEBOOKS`, `[n_samples]`, where that was made beforehand.
     """
 
     samples: Floats
@@ -57,6 +61,14 @@ class Encoded:
     latents: Floats
     codes: npt.NDArray[np.int32]
     file_bytes: tuple[int, ...]
+    decoded: Floats | None = None
+
+    def to_bytes(self) -> bytes:
+        """For the page; see `rvq.web.tensors`."""
+        arrays = {"samples": self.samples, "latents": self.latents, "codes": self.codes}
+        if self.decoded is not None:
+            arrays["decoded"] = self.decoded
+        return pack(arrays, seconds_read=self.seconds_read, file_bytes=list(self.file_bytes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +149,14 @@ def encode(codec: Codec, data: bytes) -> Encoded:
     )
 
 
+def sample(codec: Codec, name: str) -> Encoded:
+    """A shipped sample, with what the page plays of it first."""
+    encoded = encode(codec, (SAMPLES / f"{name}.flac").read_bytes())
+    codebooks = codec.runtime.codebooks[:FIRST_CODEBOOKS]
+    sums = codebooks[np.arange(len(codebooks)), encoded.codes[:, : len(codebooks)]].sum(axis=1)
+    return replace(encoded, decoded=decode(codec.runtime, sums, len(encoded.samples)))
+
+
 def _sizes(data: bytes, n_codebooks: int) -> Iterator[int]:
     for n in range(1, n_codebooks + 1):
         trimmed = io.BytesIO()
@@ -202,6 +222,7 @@ def about(codec: Codec, mode: str) -> dict[str, Any]:
             "codebook_size": codec.codebook_size,
             "dim": runtime.codebooks.shape[2],
         },
+        "first_codebooks": min(FIRST_CODEBOOKS, len(runtime.codebooks)),
         "max_bytes": MAX_BYTES,
         "max_seconds": MAX_SECONDS,
         "samples": json.loads((SAMPLES / "samples.json").read_text()),

@@ -1,15 +1,13 @@
 """Answers the page on this machine; what is sent is used for one answer and forgotten."""
 
-import json
-import math
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 import uvicorn
-from safetensors import SafetensorError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -24,6 +22,7 @@ from rvq.codec.codec import Codec
 from rvq.codec.models import find
 from rvq.errors import InputError, RvqError
 from rvq.web import listening
+from rvq.web.tensors import pack, unpack
 
 PAGE = Path(__file__).parent / "page"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -42,6 +41,8 @@ def create_app(model: str | Path, *, hosts: tuple[str, ...] = _LOCAL) -> Starlet
     """
     codec = Codec.load(model)
     facts = listening.about(codec, "server")
+    samples = _Samples(codec)
+    samples.ask(facts["samples"][0]["id"])  # the page will, as soon as it is open
 
     async def about(request: Request) -> Response:
         return JSONResponse(facts)
@@ -51,40 +52,39 @@ def create_app(model: str | Path, *, hosts: tuple[str, ...] = _LOCAL) -> Starlet
             find(model) / "codebooks.safetensors", media_type="application/octet-stream"
         )
 
+    async def sample(request: Request) -> Response:
+        name = request.path_params["name"]
+        if all(name != one["id"] for one in facts["samples"]):
+            raise HTTPException(404)
+        return _binary(await asyncio.wrap_future(samples.ask(name)))
+
     async def encode(request: Request) -> Response:
         encoded = await run_in_threadpool(listening.encode, codec, await _body(request))
-        return _tensors(
-            {"samples": encoded.samples, "latents": encoded.latents, "codes": encoded.codes},
-            seconds_read=encoded.seconds_read,
-            file_bytes=list(encoded.file_bytes),
-        )
+        return _binary(encoded.to_bytes())
 
     async def decode(request: Request) -> Response:
-        latents = _tensor(await _body(request), "latents")
+        latents = unpack(await _body(request), "latents")
         n_samples = request.query_params.get("n_samples", "")
         if not n_samples.isascii() or not n_samples.isdigit():
             raise InputError(f"n_samples must be a number, got {n_samples!r}")
-        samples = await run_in_threadpool(
+        decoded = await run_in_threadpool(
             listening.decode, codec.runtime, latents, int(n_samples[:12])
         )
-        return _tensors({"samples": samples})
+        return _binary(pack({"samples": decoded}))
 
     async def peer(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in listening.installed_peers():
             raise InputError(f"there is no codec {name!r} here")
-        samples = _tensor(await _body(request), "samples")
-        if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
+        audio = unpack(await _body(request), "samples")
+        if audio.ndim != 1 or not audio.size or not np.isfinite(audio).all():
             raise InputError("samples must be [n], finite and not empty")
         rate = codec.runtime.sample_rate
-        if len(samples) > listening.MAX_SECONDS * rate:
+        if len(audio) > listening.MAX_SECONDS * rate:
             raise InputError(f"at most {listening.MAX_SECONDS} s at once")
-        result = await run_in_threadpool(listening.through_peer, name, samples, rate)
-        return _tensors(
-            {"samples": result.samples},
-            file_bytes=result.file_bytes,
-            payload_bytes=result.payload_bytes,
-        )
+        result = await run_in_threadpool(listening.through_peer, name, audio, rate)
+        sizes = {"file_bytes": result.file_bytes, "payload_bytes": result.payload_bytes}
+        return _binary(pack({"samples": result.samples}, **sizes))
 
     return Starlette(
         routes=[
@@ -93,7 +93,7 @@ def create_app(model: str | Path, *, hosts: tuple[str, ...] = _LOCAL) -> Starlet
             Route("/api/encode", encode, methods=["POST"]),
             Route("/api/decode", decode, methods=["POST"]),
             Route("/api/peer/{name}", peer, methods=["POST"]),
-            Mount("/samples", StaticFiles(directory=listening.SAMPLES)),
+            Route("/samples/{name}.safetensors", sample),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         middleware=[
@@ -136,7 +136,24 @@ def serve(
         app = create_app(model, hosts=_LOCAL if host in _LOCAL else ("*",))
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listener.getsockname()[1]}/")
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        config = uvicorn.Config(app, log_level="warning", ws="none", lifespan="off")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+class _Samples:
+    """The shipped samples as the page wants them, each made once, when first asked for."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._worker = ThreadPoolExecutor(1)
+        self._made: dict[str, Future[bytes]] = {}
+
+    def ask(self, name: str) -> Future[bytes]:
+        if name not in self._made:
+            self._made[name] = self._worker.submit(
+                lambda: listening.sample(self._codec, name).to_bytes()
+            )
+        return self._made[name]
 
 
 class _SameSite:
@@ -166,26 +183,7 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _tensor(data: bytes, name: str) -> np.ndarray:
-    try:
-        tensor = safetensors.numpy.load(data)[name]
-    except (SafetensorError, KeyError):
-        raise InputError(f"expected a safetensors body with {name!r}") from None
-    if tensor.dtype != np.float32:
-        raise InputError(f"{name} must be float32, got {tensor.dtype}")
-    return tensor
-
-
-def _tensors(arrays: dict[str, np.ndarray], **facts: object) -> Response:
-    """Arrays and facts in one body: safetensors, with the facts as JSON in its metadata."""
-    facts = {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in facts.items()
-    }
-    body = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        metadata={"facts": json.dumps(facts)},
-    )
+def _binary(body: bytes) -> Response:
     return Response(body, media_type="application/octet-stream")
 
 

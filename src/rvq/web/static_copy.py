@@ -88,17 +88,17 @@ def write_static_copy(
 
 
 def _write_sample(codec: Codec, name: str, folder: Path) -> dict:
-    """A sample as WAV, which every browser reads to the bit, and as other codecs leave it."""
+    """A sample as the page wants it first, and as other codecs leave it."""
     folder.mkdir(exist_ok=True)
-    encoded = listening.encode(codec, (listening.SAMPLES / f"{name}.flac").read_bytes())
+    encoded = listening.sample(codec, name)
     rate = codec.runtime.sample_rate
-    _write_wav(folder / f"{name}.wav", encoded.samples, rate)
+    (folder / f"{name}.safetensors").write_bytes(encoded.to_bytes())
     peers = {}
     for peer in listening.installed_peers():
         result = listening.through_peer(peer, encoded.samples, rate)
         _write_wav(folder / f"{name}.{peer}.wav", result.samples, rate)
         peers[peer] = {"file_bytes": result.file_bytes, "payload_bytes": result.payload_bytes}
-    return {"file_bytes": list(encoded.file_bytes), "peers": peers}
+    return {"peers": peers}
 
 
 def _write_wav(path: Path, samples: listening.Floats, rate: int) -> None:

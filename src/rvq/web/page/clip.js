@@ -12,21 +12,27 @@ export class Clip {
     Object.assign(this, encoded);
     this.backend = backend;
     this.title = title;
-    const { n } = backend.codebooks;
-    this.nFrames = this.codes.length / n;
+    this.nFrames = this.codes.length / backend.n;
     this.seconds = this.samples.length / backend.rate;
-    this.norms = backend.codebooks.residualNorms(this.latents, this.codes);
+    if (this.decoded) {
+      const first = this.#ours(backend.about.first_codebooks, this.decoded);
+      this.#made.set(first.id, { promise: Promise.resolve(first), done: first });
+    }
+  }
+
+  #ours(used, samples) {
+    const id = `rvq-${used}`;
+    return { id, label: "rvq", samples, ...this.size(id) };
   }
 
   /** Sizes are known before anything is decoded. */
   size(id) {
-    const { codebooks } = this.backend;
     const facts = (bytes, exact = true) => ({ bytes, exact, kbps: bytes / 125 / this.seconds });
     if (id === "original") return facts(44 + this.samples.length * 2);
     if (!id.startsWith("rvq-")) return null;
     const n = Number(id.slice(4));
     if (this.fileBytes) return facts(this.fileBytes[n - 1]);
-    return facts(Math.ceil((this.nFrames * n * Math.log2(codebooks.size)) / 8), false);
+    return facts(Math.ceil((this.nFrames * n * Math.log2(this.backend.size)) / 8), false);
   }
 
   has(id) {
@@ -52,9 +58,9 @@ export class Clip {
     if (id === "original") return { id, label: "Original", samples, ...this.size(id) };
     if (id.startsWith("rvq-")) {
       const used = Number(id.slice(4));
-      const layers = Array.from({ length: backend.codebooks.n }, (_, layer) => layer < used);
-      const decoded = await backend.decode(backend.codebooks.sum(codes, layers), samples.length);
-      return { id, label: "rvq", samples: decoded, ...this.size(id) };
+      const layers = Array.from({ length: backend.n }, (_, layer) => layer < used);
+      const latents = (await backend.codebooks()).sum(codes, layers);
+      return this.#ours(used, await backend.decode(latents, samples.length));
     }
     const peer = this.peers.find((one) => one.id === id);
     const found = await backend.throughPeer(peer, this);
@@ -73,7 +79,7 @@ export class Clip {
   /** Decode codes that were changed by hand. */
   async edited(codes, layers) {
     const { backend } = this;
-    const latents = backend.codebooks.sum(codes, layers);
+    const latents = (await backend.codebooks()).sum(codes, layers);
     return { id: "edited", samples: await backend.decode(latents, this.samples.length) };
   }
 }

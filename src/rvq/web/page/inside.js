@@ -15,15 +15,16 @@ const MODES = [
 export class Inside {
   #clip = null;
   #frame = 0;
+  #norms = null; // of what each codebook of the clip leaves over
   #places = null;
   #ask = 0;
 
   constructor(app) {
     this.app = app;
-    const { n } = app.backend.codebooks;
+    const { n, size } = app.backend;
     if (n !== 16) $("layer-count").textContent = n;
     $("frame-length").textContent = (1000 * this.#hopSeconds).toFixed(0);
-    $("codebook-size").textContent = app.backend.codebooks.size;
+    $("codebook-size").textContent = size;
     this.modes = new Array(n).fill("keep");
     this.colours = Array.from({ length: n }, (_, layer) => layerColour(layer, n));
     $("layers").append(...this.colours.map((colour, layer) => this.#row(layer, colour)));
@@ -35,13 +36,14 @@ export class Inside {
     }
     const map = $("codes");
     map.addEventListener("click", (event) => {
+      if (!this.#clip) return;
       const box = map.getBoundingClientRect();
       this.select(Math.floor(((event.clientX - box.left) / box.width) * this.#clip.nFrames));
       this.app.player.seek(this.#frame * this.#hopSeconds);
     });
     map.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -25, PageDown: 25 }[event.key];
-      if (!step) return;
+      if (!step || !this.#clip) return;
       event.preventDefault();
       event.stopPropagation();
       this.select(this.#frame + step);
@@ -69,7 +71,9 @@ export class Inside {
     return row;
   }
 
-  open(clip) {
+  async open(clip) {
+    this.codebooks ??= await this.app.backend.codebooks();
+    this.#norms = this.codebooks.residualNorms(clip.latents, clip.codes);
     this.#clip = clip;
     this.modes.fill("keep");
     this.#show();
@@ -78,7 +82,7 @@ export class Inside {
     if (partner.selectedOptions[0]?.text === clip.title) {
       partner.selectedIndex = (partner.selectedIndex + 1) % partner.options.length;
     }
-    const { n, size } = this.app.backend.codebooks;
+    const { n, size } = this.app.backend;
     // No count of so few frames can show more bits than this.
     const most = Math.min(Math.log2(size), Math.log2(clip.nFrames));
     [...$("layers").children].forEach((row, layer) => {
@@ -95,7 +99,7 @@ export class Inside {
 
   draw() {
     if (!this.#clip || !$("codes").clientWidth) return;
-    const { codebooks } = this.app.backend;
+    const { codebooks } = this;
     this.#places ??= codebooks.places();
     drawCodes($("codes"), {
       codes: this.codes ?? this.#clip.codes,
@@ -111,8 +115,9 @@ export class Inside {
 
   select(frame) {
     this.#frame = Math.max(0, Math.min(frame, this.#clip.nFrames - 1));
-    const { n } = this.app.backend.codebooks;
-    const { codes, norms } = this.#clip;
+    const { n } = this.app.backend;
+    const { codes } = this.#clip;
+    const norms = this.#norms;
     const at = this.#frame * (n + 1);
     const relative = (stage) => (norms[at] ? norms[at + stage] / norms[at] : 0);
     $("frame-name").textContent =
@@ -143,9 +148,10 @@ export class Inside {
   #drawResidual() {
     const canvas = $("residual");
     if (!this.#clip || !canvas.clientWidth) return;
-    const { n } = this.app.backend.codebooks;
+    const { n } = this.app.backend;
     const { width, height, ratio, context } = fit(canvas);
-    const { norms, nFrames } = this.#clip;
+    const { nFrames } = this.#clip;
+    const norms = this.#norms;
     const decibel = (frame, stage) =>
       20 * Math.log10(Math.max(1e-3, norms[frame * (n + 1) + stage] / (norms[frame * (n + 1)] || 1)));
     const lowest = -30;
@@ -232,7 +238,7 @@ export class Inside {
   }
 
   #changed(clip, other) {
-    const { n } = this.app.backend.codebooks;
+    const { n } = this.app.backend;
     const codes = clip.codes.slice();
     const order = shuffled(clip.nFrames);
     this.modes.forEach((mode, layer) => {

@@ -15,11 +15,11 @@ export class Listen {
   /** @param app what the pages share: backend, player, say(text). */
   constructor(app) {
     this.app = app;
-    const { n } = app.backend.codebooks;
+    const { n, about } = app.backend;
     this.choice = "ours";
     const slider = $("bitrate");
     slider.max = n;
-    slider.value = Math.min(4, n);
+    slider.value = about.first_codebooks;
     slider.addEventListener("input", () => this.choose("ours"));
     $("steps").append(
       ...Array.from({ length: n }, (_, layer) => {
@@ -47,7 +47,6 @@ export class Listen {
     this.choice = "ours";
     this.#versions();
     await this.choose("ours");
-    this.#prefetch(clip);
   }
 
   /** "original", "ours", "difference" or the name of another codec. */
@@ -78,14 +77,15 @@ export class Listen {
     }
   }
 
-  /** Make the other bitrates ready while nothing else is asked for. */
-  async #prefetch(clip) {
-    const { n } = this.app.backend.codebooks;
+  /** Make the other versions ready, one after the other, while this page is shown. */
+  async prefetch() {
+    const clip = this.#clip;
+    const { n } = this.app.backend;
     const likely = [2, 8, 16, 1, ...Array.from({ length: n }, (_, i) => i + 1)].filter((k) => k <= n);
     const ours = likely.map((k) => `rvq-${k}`);
     const ids = ["original", ...clip.peers.map((peer) => peer.id), ...ours];
     for (const id of new Set(ids)) {
-      if (clip !== this.#clip) return;
+      if (clip !== this.#clip || $("page-listen").hidden) return;
       await clip.version(id).catch(() => {});
       this.#versions();
     }
@@ -154,11 +154,12 @@ export class Listen {
   resume() {
     if (document.body.dataset.playing?.startsWith("edited")) this.choose(this.choice);
     else this.draw();
+    if (this.#clip) this.prefetch();
   }
 
   draw() {
     if (!this.#shown || !$("pictures").clientWidth) return;
-    const { n } = this.app.backend.codebooks;
+    const { n } = this.app.backend;
     const colour = this.#shown.id.startsWith("rvq-") ? css(layerColour(this.used - 1, n)) : themeColour("ink");
     const same = this.#shown.id === "original";
     const label = same ? "Original" : `${this.#shown.label} at ${number(this.#shown.kbps, 2)} kbps`;

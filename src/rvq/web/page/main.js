@@ -5,7 +5,6 @@ import { Recorder } from "./audio/recorder.js";
 import { Clip } from "./clip.js";
 import { connect } from "./codec/backend.js";
 import { Inside } from "./inside.js";
-import { Learn } from "./learn/learn.js";
 import { Listen } from "./listen.js";
 
 const $ = (id) => document.getElementById(id);
@@ -32,8 +31,14 @@ const app = {
   },
 };
 
-const learn = new Learn();
-let listen, inside;
+let listen, inside, learn;
+
+/** The lessons need nothing else, and nothing waits for them. */
+async function lessons() {
+  const { Learn } = await import("./learn/learn.js");
+  learn ??= new Learn();
+  return learn;
+}
 
 function showSection() {
   const wanted = SECTIONS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "listen";
@@ -46,7 +51,7 @@ function showSection() {
   $("transport").hidden = wanted === "learn";
   document.body.dataset.section = wanted;
   window.scrollTo(0, 0);
-  if (wanted === "learn") learn.draw(true);
+  if (wanted === "learn") lessons().then((learn) => learn.draw(true));
   if (wanted === "listen") listen?.resume();
   if (wanted === "inside") inside?.draw();
 }
@@ -65,7 +70,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 function redraw() {
   listen?.draw();
   inside?.draw();
-  learn.draw(true);
+  learn?.draw(true);
 }
 
 /** Make a recording the one that all pages are about. */
@@ -79,18 +84,29 @@ async function open(make, title) {
     if (turn !== opening) return;
     app.say("");
     app.player.pause();
-    inside.open(clip);
     await listen.open(clip);
     $("position").max = clip.seconds;
     const cut = clip.secondsRead > clip.seconds + 0.1;
     $("clip-name").textContent =
       `${title}, ${clip.seconds.toFixed(1)} s, mono at ${app.backend.rate / 1000} kHz` +
       (cut ? ` (the first part of ${clip.secondsRead.toFixed(0)} s)` : "");
+    await painted(); // what is heard first comes first, then all that follows
+    if (turn !== opening) return;
+    await inside.open(clip);
+    if (turn !== opening) return;
     document.body.dataset.clip = title;
+    await lessons();
+    listen.prefetch();
   } catch (error) {
     if (turn === opening) app.say(error.message, true);
   }
 }
+
+const painted = () =>
+  new Promise((done) => {
+    if (document.hidden) done();
+    else requestAnimationFrame(() => setTimeout(done));
+  });
 
 function press(button) {
   for (const other of $("sources").querySelectorAll("button")) {

@@ -4,12 +4,10 @@ import { readAudio, writeWav } from "../audio/wav.js";
 import { Codebooks } from "./codebooks.js";
 import { parseTensors, writeTensor } from "./tensors.js";
 
-/** Loads what the page was served with. */
+/** Learns what the page was served with. */
 export async function connect() {
   const about = await (await ask("about.json")).json();
-  const books = parseTensors(await (await ask("model/codebooks.safetensors")).arrayBuffer());
-  const codebooks = new Codebooks(books.tensors.codebooks);
-  return about.mode === "browser" ? new BrowserBackend(about, codebooks) : new ServerBackend(about, codebooks);
+  return about.mode === "browser" ? new BrowserBackend(about) : new ServerBackend(about);
 }
 
 async function ask(path, options) {
@@ -30,9 +28,39 @@ async function ask(path, options) {
   return response;
 }
 
+/** The body of an encoded recording -> { samples, latents, codes, fileBytes, secondsRead, decoded }. */
+function readEncoded(buffer) {
+  const { tensors, facts } = parseTensors(buffer);
+  return {
+    samples: tensors.samples.data,
+    latents: tensors.latents.data,
+    codes: tensors.codes.data,
+    fileBytes: facts.file_bytes,
+    secondsRead: facts.seconds_read,
+    decoded: tensors.decoded?.data, // of samples, from the bitrate that is heard first
+  };
+}
+
 class Backend {
-  constructor(about, codebooks) {
-    Object.assign(this, { about, codebooks, rate: about.model.sample_rate });
+  #codebooks = null;
+
+  constructor(about) {
+    const { sample_rate: rate, n_codebooks: n, codebook_size: size, dim } = about.model;
+    Object.assign(this, { about, rate, n, size, dim });
+  }
+
+  /** The codewords: megabytes, which nobody needs before a first sound. */
+  codebooks() {
+    this.#codebooks ??= ask("model/codebooks.safetensors")
+      .then((answer) => answer.arrayBuffer())
+      .then((buffer) => new Codebooks(parseTensors(buffer).tensors.codebooks));
+    return this.#codebooks;
+  }
+
+  /** A shipped sample, encoded before anybody asked. */
+  async encodeSample(id) {
+    const encoded = readEncoded(await (await ask(`samples/${id}.safetensors`)).arrayBuffer());
+    return { ...encoded, sampleId: id, peers: this.about.peers };
   }
 
   refuseLarge(size) {
@@ -46,11 +74,6 @@ class Backend {
 }
 
 class ServerBackend extends Backend {
-  /** A shipped sample -> what `encodeFile` says. */
-  async encodeSample(id) {
-    return this.encodeFile(await (await ask(`samples/${id}.flac`)).blob());
-  }
-
   /** A file -> { samples, latents, codes, fileBytes, secondsRead, peers }. */
   async encodeFile(blob) {
     this.refuseLarge(blob.size);
@@ -72,19 +95,11 @@ class ServerBackend extends Backend {
 
   async #encode(body) {
     const answer = await ask("api/encode", { method: "POST", body });
-    const { tensors, facts } = parseTensors(await answer.arrayBuffer());
-    return {
-      samples: tensors.samples.data,
-      latents: tensors.latents.data,
-      codes: tensors.codes.data,
-      fileBytes: facts.file_bytes,
-      secondsRead: facts.seconds_read,
-      peers: this.about.peers,
-    };
+    return { ...readEncoded(await answer.arrayBuffer()), peers: this.about.peers };
   }
 
   async decode(latents, nSamples) {
-    const body = writeTensor("latents", [latents.length / this.codebooks.dim, this.codebooks.dim], latents);
+    const body = writeTensor("latents", [latents.length / this.dim, this.dim], latents);
     const answer = await ask(`api/decode?n_samples=${nSamples}`, { method: "POST", body });
     return parseTensors(await answer.arrayBuffer()).tensors.samples.data;
   }
@@ -103,12 +118,12 @@ class ServerBackend extends Backend {
 }
 
 class BrowserBackend extends Backend {
-  #worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  #worker = null; // with megabytes of networks, so only when there is something to compute
   #waiting = new Map();
   #next = 0;
 
-  constructor(about, codebooks) {
-    super(about, codebooks);
+  #start() {
+    this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
     this.#worker.onmessage = ({ data: { id, result, error } }) => {
       const { resolve, reject } = this.#waiting.get(id);
       this.#waiting.delete(id);
@@ -124,19 +139,11 @@ class BrowserBackend extends Backend {
   }
 
   #run(task, input) {
+    if (!this.#worker) this.#start();
     return new Promise((resolve, reject) => {
       this.#waiting.set(this.#next, { resolve, reject });
       this.#worker.postMessage({ id: this.#next++, task, input });
     });
-  }
-
-  async encodeSample(id) {
-    const facts = this.about.samples.find((sample) => sample.id === id);
-    const data = await (await ask(`samples/${id}.wav`)).arrayBuffer();
-    const clip = await this.encodeSamples(await readAudio(data, this.rate));
-    // Other codecs do not run in a browser: the samples come with what they made of them.
-    const peers = this.about.peers.filter((peer) => peer.id in facts.peers);
-    return { ...clip, fileBytes: facts.file_bytes, sampleId: id, peers };
   }
 
   async encodeFile(blob) {
@@ -154,6 +161,7 @@ class BrowserBackend extends Backend {
     return (await this.#run("decode", { latents, nSamples })).samples;
   }
 
+  /** Other codecs do not run in a browser: the samples come with what they made of them. */
   async throughPeer(peer, clip) {
     const data = await (await ask(`samples/${clip.sampleId}.${peer.id}.wav`)).arrayBuffer();
     const sizes = this.about.samples.find((sample) => sample.id === clip.sampleId).peers[peer.id];

@@ -34,13 +34,14 @@ export class Codebooks {
     const frames = codes.length / n;
     const norms = new Float32Array(frames * (n + 1));
     const residual = new Float64Array(dim);
+    const norm = () => Math.sqrt(residual.reduce((sum, value) => sum + value * value, 0));
     for (let frame = 0; frame < frames; frame++) {
       for (let i = 0; i < dim; i++) residual[i] = vectors[frame * dim + i];
-      norms[frame * (n + 1)] = Math.hypot(...residual);
+      norms[frame * (n + 1)] = norm();
       for (let layer = 0; layer < n; layer++) {
         const start = this.offset(layer, codes[frame * n + layer]);
         for (let i = 0; i < dim; i++) residual[i] -= data[start + i];
-        norms[frame * (n + 1) + layer + 1] = Math.hypot(...residual);
+        norms[frame * (n + 1) + layer + 1] = norm();
       }
     }
     return norms;

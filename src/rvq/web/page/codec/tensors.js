@@ -29,15 +29,19 @@ export function writeTensor(name, shape, data) {
   return bytes;
 }
 
+/** Every half-precision number once; there are few, and millions to be read. */
 function halves(words) {
-  const values = new Float32Array(words.length);
-  for (let i = 0; i < words.length; i++) {
-    const exponent = (words[i] >> 10) & 31;
-    const fraction = words[i] & 1023;
+  const all = new Float32Array(65536);
+  for (let word = 0; word < 32768; word++) {
+    const exponent = word >> 10;
+    const fraction = word & 1023;
     let value = fraction * 2 ** -24;
     if (exponent === 31) value = fraction ? NaN : Infinity;
     else if (exponent) value = (1 + fraction / 1024) * 2 ** (exponent - 15);
-    values[i] = words[i] & 0x8000 ? -value : value;
+    all[word] = value;
+    all[word | 0x8000] = -value;
   }
+  const values = new Float32Array(words.length);
+  for (let i = 0; i < words.length; i++) values[i] = all[words[i]];
   return values;
 }

@@ -33,8 +33,9 @@ export function oklch(lightness, chroma, hue) {
   });
 }
 
-/** 256 steps from night to light, for spectrograms. */
+/** 256 steps from night to light, for spectrograms, opaque. */
 export const GLOW = Array.from({ length: 256 }, (_, i) => {
   const x = i / 255;
-  return oklch(0.13 + 0.83 * x, 0.03 + 0.17 * Math.sin(Math.PI * Math.min(1, x * 1.05)), 270 + 175 * x ** 0.8);
+  const chroma = 0.03 + 0.17 * Math.sin(Math.PI * Math.min(1, x * 1.05));
+  return Uint8ClampedArray.of(...oklch(0.13 + 0.83 * x, chroma, 270 + 175 * x ** 0.8), 255);
 });

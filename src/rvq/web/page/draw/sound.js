@@ -3,6 +3,10 @@
 import { GLOW, css, themeColour } from "./colour.js";
 
 const WINDOW = 512;
+const HANN = Float64Array.from({ length: WINDOW }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / WINDOW));
+const TURN = Array.from({ length: WINDOW / 2 }, (_, i) => (-2 * Math.PI * i) / WINDOW);
+const COSINE = Float64Array.from(TURN, Math.cos);
+const SINE = Float64Array.from(TURN, Math.sin);
 const FLOOR = -105; // dB that is drawn as night
 const CEILING = -25;
 
@@ -44,12 +48,11 @@ export function drawSpectrogram(canvas, samples) {
   const columns = Math.min(width, Math.ceil(samples.length / 64));
   const bins = WINDOW / 2;
   const image = context.createImageData(columns, bins);
-  const hann = Float64Array.from({ length: WINDOW }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / WINDOW));
   const re = new Float64Array(WINDOW);
   const im = new Float64Array(WINDOW);
   for (let x = 0; x < columns; x++) {
     const start = Math.round(((x + 0.5) * samples.length) / columns) - WINDOW / 2;
-    for (let i = 0; i < WINDOW; i++) re[i] = (samples[start + i] ?? 0) * hann[i];
+    for (let i = 0; i < WINDOW; i++) re[i] = (samples[start + i] ?? 0) * HANN[i];
     im.fill(0);
     fft(re, im);
     for (let bin = 0; bin < bins; bin++) {
@@ -57,8 +60,7 @@ export function drawSpectrogram(canvas, samples) {
       const level = 10 * Math.log10(power + 1e-12);
       const shade = Math.max(0, Math.min(255, Math.round((255 * (level - FLOOR)) / (CEILING - FLOOR))));
       const at = 4 * ((bins - 1 - bin) * columns + x);
-      [image.data[at], image.data[at + 1], image.data[at + 2]] = GLOW[shade];
-      image.data[at + 3] = 255;
+      image.data.set(GLOW[shade], at);
     }
   }
   const sheet = new OffscreenCanvas(columns, bins);
@@ -66,22 +68,21 @@ export function drawSpectrogram(canvas, samples) {
   context.drawImage(sheet, 0, 0, width, height);
 }
 
-/** In place, radix 2. */
+/** Of WINDOW numbers, in place, radix 2. */
 function fft(re, im) {
-  const n = re.length;
+  const n = WINDOW;
   for (let i = 1, j = 0; i < n; i++) {
     let bit = n >> 1;
     for (; j & bit; bit >>= 1) j ^= bit;
     j ^= bit;
     if (i < j) {
-      [re[i], re[j]] = [re[j], re[i]];
-      [im[i], im[j]] = [im[j], im[i]];
+      [re[i], re[j], im[i], im[j]] = [re[j], re[i], im[j], im[i]];
     }
   }
   for (let size = 2; size <= n; size *= 2) {
     for (let k = 0; k < size / 2; k++) {
-      const c = Math.cos((-2 * Math.PI * k) / size);
-      const s = Math.sin((-2 * Math.PI * k) / size);
+      const c = COSINE[(k * n) / size];
+      const s = SINE[(k * n) / size];
       for (let a = k; a < n; a += size) {
         const b = a + size / 2;
         const r = re[b] * c - im[b] * s;

@@ -1,32 +1,29 @@
-import { themeColour } from "../draw/colour.js";
+import { oklch, themeColour } from "../draw/colour.js";
 import { drawBars } from "../draw/sound.js";
-import { oklch } from "../draw/colour.js";
 import { Plane, palette } from "./plane.js";
 import { points } from "./points.js";
 import { MovingAverages, assign, counts, distortion, entropy, random } from "./quantize.js";
+import { Steps } from "./steps.js";
 
 const SIZE = 16;
 const BATCH = 60;
 const PATIENCE = 6;
 
 /** Dead codewords, and how restarts bring them back. */
-export class Dead {
+export class Dead extends Steps {
   static id = "dead";
   static title = "Dead codewords, and their second chance";
   static text = `<p>A codeword that is nobody's nearest is never moved, so it stays nobody's nearest: it is <em>dead</em>,
     and its share of the bits is paid for nothing. Bad starts kill codewords, and so do points that wander off.</p>
     <p>The cure is to <em>restart</em>: whoever had no point for ${PATIENCE} batches is put onto a point of the current
     batch. <em>Perplexity</em> counts the codewords really in use.</p>`;
-  static controls = `<button type="button" data-do="play" aria-pressed="false">Run</button>
+  static controls = `${Steps.run}
     <button type="button" data-do="reset">Bad start</button>
     <label class="check"><input type="checkbox"> restart the dead</label>`;
   static figure = `<canvas></canvas><canvas class="chart" role="img" aria-label="Points of each codeword"></canvas>`;
 
-  #timer = 0;
-
   constructor(root) {
-    this.reading = root.querySelector("output");
-    this.button = root.querySelector('[data-do="play"]');
+    super(root);
     this.restarts = root.querySelector("input");
     const [main, chart] = root.querySelectorAll("canvas");
     this.chart = chart;
@@ -35,11 +32,6 @@ export class Dead {
       handles: () => points.handles(),
       paint: (plane) => this.#paint(plane),
       label: "Codewords, some of them dead",
-    });
-    this.button.addEventListener("click", () => (this.#timer ? this.rest() : this.#run()));
-    root.querySelector('[data-do="reset"]').addEventListener("click", () => {
-      this.reset();
-      this.draw();
     });
   }
 
@@ -54,24 +46,11 @@ export class Dead {
   }
 
   step() {
-    const batch = Array.from({ length: BATCH }, () => points.all[Math.floor(this.next() * points.all.length)]);
+    const batch = points.batch(BATCH, this.next);
     this.averages.update(batch);
     if (this.restarts.checked) this.revived += this.averages.restart(batch, PATIENCE, this.next);
     this.steps++;
     this.draw();
-  }
-
-  #run() {
-    this.button.setAttribute("aria-pressed", true);
-    this.button.textContent = "Pause";
-    this.#timer = setInterval(() => this.step(), 140);
-  }
-
-  rest() {
-    clearInterval(this.#timer);
-    this.#timer = 0;
-    this.button.setAttribute("aria-pressed", false);
-    this.button.textContent = "Run";
   }
 
   draw() {

@@ -3,30 +3,28 @@ import { fit } from "../draw/sound.js";
 import { Plane, palette } from "./plane.js";
 import { points } from "./points.js";
 import { MovingAverages, assign, distortion, lloyd, random } from "./quantize.js";
+import { Steps } from "./steps.js";
 
 const SIZE = 8;
 const BATCH = 40;
 const DECAY = 0.8;
 
 /** k-means and moving averages, side by side. */
-export class Learning {
+export class Learning extends Steps {
   static id = "learning";
   static title = "Two ways to learn a codebook";
   static text = `<p><em>k-means</em> looks at all points before it moves. A network in training never holds still that
     long: the points themselves change. So codecs keep <em>exponential moving averages</em> (EMA) of the points that
     chose a codeword, and move it a little with every batch of ${BATCH}.</p>
     <p>k-means rests after a few rounds. EMA trembles, but follows: drag a cloud while it runs.</p>`;
-  static controls = `<button type="button" data-do="play" aria-pressed="false">Run</button>
+  static controls = `${Steps.run}
     <button type="button" data-do="step">One step</button><button type="button" data-do="reset">Start again</button>`;
   static figure = `<div class="pair"><figure><figcaption>k-means, all points a step</figcaption><canvas></canvas></figure>
     <figure><figcaption>EMA, ${BATCH} points a step</figcaption><canvas></canvas></figure></div>
     <canvas class="chart" role="img" aria-label="Distortion by step, k-means and moving averages"></canvas>`;
 
-  #timer = 0;
-
   constructor(root) {
-    this.reading = root.querySelector("output");
-    this.button = root.querySelector('[data-do="play"]');
+    super(root);
     const [left, right, chart] = root.querySelectorAll("canvas");
     this.chart = chart;
     const plane = (canvas, codewords, label) =>
@@ -40,12 +38,6 @@ export class Learning {
       plane(left, () => this.full, "Codewords by k-means"),
       plane(right, () => this.averages.codewords, "Codewords by moving averages"),
     ];
-    this.button.addEventListener("click", () => (this.#timer ? this.rest() : this.#run()));
-    root.querySelector('[data-do="step"]').addEventListener("click", () => this.step());
-    root.querySelector('[data-do="reset"]').addEventListener("click", () => {
-      this.reset();
-      this.draw();
-    });
   }
 
   reset() {
@@ -58,24 +50,11 @@ export class Learning {
 
   step() {
     this.full = lloyd(points.all, this.full);
-    const batch = Array.from({ length: BATCH }, () => points.all[Math.floor(this.next() * points.all.length)]);
+    const batch = points.batch(BATCH, this.next);
     this.averages.update(batch);
     this.history.push(this.#errors());
     if (this.history.length > 200) this.history.shift();
     this.draw();
-  }
-
-  #run() {
-    this.button.setAttribute("aria-pressed", true);
-    this.button.textContent = "Pause";
-    this.#timer = setInterval(() => this.step(), 140);
-  }
-
-  rest() {
-    clearInterval(this.#timer);
-    this.#timer = 0;
-    this.button.setAttribute("aria-pressed", false);
-    this.button.textContent = "Run";
   }
 
   #errors() {

@@ -47,6 +47,11 @@ class Points extends EventTarget {
     }));
   }
 
+  /** Some of the points, drawn with replacement by random numbers in [0, 1). */
+  batch(n, next) {
+    return Array.from({ length: n }, () => this.all[Math.floor(next() * this.all.length)]);
+  }
+
   /** Mean squared distance from the mean: the distortion of knowing nothing. */
   variance() {
     const n = this.all.length;
