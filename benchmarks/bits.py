@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,16 @@ def speed(codec: rvq.Codec, clips: Clips) -> None:
         there = min(one_thread(partial(dumps, codes, entropy=codec.entropy)) for _ in range(3))
         back = min(one_thread(partial(loads, data, entropy=codec.entropy)) for _ in range(3))
         print(f"{kbps:g} kbps: encode {seconds / there:.0f}, decode {seconds / back:.0f}")
+    print("\nSpeed of `Codec.encode` on one thread, times real time (networks and search)")
+    rate = clips[0][1]
+    audio = np.concatenate([a for a, its in clips if its == rate], axis=1)[:, : 30 * rate]
+    ways: list[tuple[str, dict[str, float]]] = [("constant, 6 kbps", {"bitrate": 6})]
+    ways += [(f"variable, quality {q:g}", {"quality": q}) for q in (1.0, 3.5)]
+    for name, how in ways:
+        for beam_size in (1, 4, 8):
+            work = partial(codec.encode, audio, rate, **how, beam_size=beam_size)
+            work()  # tables are made
+            print(f"{name}, beam {beam_size}: {audio.shape[1] / rate / one_thread(work):.0f}")
 
 
 def overhead(codec: rvq.Codec, clips: Clips) -> None:
@@ -131,11 +142,11 @@ def rate_distortion(codec: rvq.Codec, clips: Clips) -> None:
     print("\nQuality at equal bitrates of files: constant number of codebooks, variable bitrate")
     print("| setting | file kbps | PESQ-WB | ViSQOL |")
     print("|---|---:|---:|---:|")
-    curves: dict[str, list[tuple[float, float, float]]] = {"constant": [], "variable": []}
-    settings: list[tuple[str, str, dict[str, float]]] = [
-        ("constant", f"{kbps:g} kbps", {"bitrate": kbps}) for kbps in (1.5, 3, 6)
-    ]
-    settings += [("variable", f"quality {q:g}", {"quality": q}) for q in (1.0, 2.0, 3.5)]
+    curves: dict[str, list[tuple[float, float, float]]] = {}
+    settings: list[tuple[str, str, dict[str, Any]]] = []
+    for family, beam in (("constant, greedy", {"beam_size": 1}), ("constant", {})):
+        settings += [(family, f"{kbps:g} kbps", {"bitrate": kbps, **beam}) for kbps in (1.5, 3, 6)]
+    settings += [("variable", f"quality {q:g}", {"quality": q}) for q in (0.5, 1.5, 3.0)]
     for family, name, how in settings:
         size, seconds, pesq, visqol = 0, 0.0, [], []
         for audio, rate in clips:
@@ -147,20 +158,18 @@ def rate_distortion(codec: rvq.Codec, clips: Clips) -> None:
             size += len(data)
             seconds += audio.shape[1] / rate
         row = (size / 125 / seconds, float(np.nanmean(pesq)), float(np.nanmean(visqol)))
-        curves[family].append(row)
+        curves.setdefault(family, []).append(row)
         print(f"| {family}, {name} | {row[0]:.2f} | {row[1]:.3f} | {row[2]:.3f} |", flush=True)
-    for column, metric in ((1, "PESQ-WB"), (2, "ViSQOL")):
-        constant, variable = (
-            np.array(sorted((row[column], row[0]) for row in curves[family]))
-            for family in ("constant", "variable")
-        )
-        low = max(constant[0, 0], variable[0, 0])
-        high = min(constant[-1, 0], variable[-1, 0])
-        if low < high:
-            at = np.linspace(low, high, 9)
-            rates = [np.exp(np.interp(at, c[:, 0], np.log(c[:, 1]))) for c in (constant, variable)]
-            less = 1 - np.mean(rates[1] / rates[0])
-            print(f"at equal {metric} ({low:.2f} to {high:.2f}): {less:.1%} fewer bits")
+    variable = curves.pop("variable")
+    for name, other in curves.items():
+        for column, metric in ((1, "PESQ-WB"), (2, "ViSQOL")):
+            pair = [np.array(sorted((row[column], row[0]) for row in c)) for c in (other, variable)]
+            low, high = max(c[0, 0] for c in pair), min(c[-1, 0] for c in pair)
+            if low < high:
+                at = np.linspace(low, high, 9)
+                rates = [np.exp(np.interp(at, c[:, 0], np.log(c[:, 1]))) for c in pair]
+                less = 1 - np.mean(rates[1] / rates[0])
+                print(f"{less:.1%} fewer bits than {name} at {metric} {low:.2f} to {high:.2f}")
 
 
 def bit_flips(codec: rvq.Codec, clips: Clips, trials: int = 10_000) -> None:

@@ -71,6 +71,17 @@ def test_codes_do_not_depend_on_how_samples_are_pushed(codec, speech):
     np.testing.assert_array_equal(np.concatenate([*parts, encoder.flush()], axis=1), expected)
 
 
+def test_a_beam_is_followed(codec, speech):
+    audio = speech[:, :48_000]
+    coded = []
+    for beam_size in (1, 8):
+        data = codec.compress(audio, 24_000, quality=2, beam_size=beam_size)
+        coded.append((kbps(data, audio), si_sdr(audio, codec.decompress(data))))
+    assert coded[1][0] < coded[0][0]
+    assert coded[1][1] > coded[0][1] - 0.1
+    assert data == codec.compress(audio, 24_000, quality=2)
+
+
 def test_bad_settings(codec, speech):
     for how in ({"quality": -1}, {"quality": 3, "average": 3}, {"average": 0}):
         with pytest.raises(InputError):
