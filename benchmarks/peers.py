@@ -145,7 +145,8 @@ def runtime(folder: Path):
     from rvq import Codec
 
     codec = Codec.load(folder / "model", threads=1)
-    return lambda audio: codec.encode(audio, 24_000, KBPS), codec.decode
+    # Greedy search, as the package's: the same codes.
+    return lambda audio: codec.encode(audio, 24_000, KBPS, beam_size=1), codec.decode
 
 
 if __name__ == "__main__":

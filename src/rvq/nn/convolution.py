@@ -8,6 +8,7 @@ EnCodec (Défossez et al. 2022), to the sample.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -175,7 +176,10 @@ class CausalTransposedConv(Remembering):
         norm: Norm = "none",
     ) -> None:
         super().__init__()
-        conv = nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride, groups=groups, bias=bias)
+        # Its padding cuts a stride off either end.
+        conv = nn.ConvTranspose1d(
+            inputs, outputs, 2 * stride, stride, stride, groups=groups, bias=bias
+        )
         self.body = Convolution(conv, norm)
         self.inputs, self.stride = inputs, stride
         self.remembers = inputs
@@ -185,7 +189,7 @@ class CausalTransposedConv(Remembering):
         # The step before, run through the kernel again, gives the tail without its bias twice.
         x = torch.cat([memory.read(self.inputs, 1), x], dim=2)
         memory.write(x[:, :, x.shape[2] - 1 :])
-        return self.body(x)[:, :, self.stride : x.shape[2] * self.stride]
+        return self.body(x)
 
 
 class CentredConv(nn.Module):
@@ -252,12 +256,27 @@ class CentredTransposedConv(nn.Module):
         return self.body(x)[:, :, self.left : self.left + x.shape[2] * self.stride]
 
 
+class ELU(nn.ELU):
+    """The library's, exported to ONNX as that format's operator and nothing else.
+
+    The exporter would multiply by one before and after it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        if not torch.compiler.is_exporting():
+            return super().forward(x)
+        return torch.onnx.ops.symbolic(
+            "Elu", (x,), {"alpha": float(self.alpha)}, dtype=x.dtype, shape=x.shape
+        )
+
+
 class RecurrentLayers(Remembering):
     """An LSTM whose input is added to its output; for segments it starts anew every time."""
 
     def __init__(self, width: int, n_layers: int) -> None:
         super().__init__()
-        self.lstm = _LSTM(width, width, n_layers)
+        self.lstm: nn.Module = nn.LSTM(width, width, n_layers)
         self.shape = (2, n_layers, width)
         self.remembers = math.prod(self.shape)
 
@@ -270,32 +289,39 @@ class RecurrentLayers(Remembering):
         return (y + steps).permute(1, 2, 0)
 
 
-class _LSTM(nn.LSTM):
-    """The library's LSTM, exported to ONNX as that format's own operator.
+class OnnxLSTM(nn.Module):
+    """An LSTM as ONNX's operator, for any number of steps; only to be exported.
 
-    The exporter would otherwise fix the number of steps to that of the example.
+    Weights lie as the operator takes them, so that a runtime finds them ready and need not arrange
+    them anew in every call: `[1, 4 * width, width]`, gates in the order input, output, forget,
+    cell; torch has input, forget, cell, output. The two biases follow each other.
     """
 
-    def forward(  # type: ignore[override]
+    def __init__(self, lstm: nn.LSTM) -> None:
+        super().__init__()
+        self.hidden_size, self.n_layers = lstm.hidden_size, lstm.num_layers
+        for i in range(lstm.num_layers):
+            ih, hh, *biases = (
+                _reorder(getattr(lstm, f"{name}_l{i}").detach(), (0, 3, 1, 2))
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            for name, value in (("ih", ih), ("hh", hh), ("bias", torch.cat(biases))):
+                self.register_parameter(f"{name}_l{i}", nn.Parameter(value[None], False))
+
+    def forward(
         self, x: Tensor, past: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        if not torch.compiler.is_exporting():
-            return super().forward(x, past)
-        n_steps, batch, _ = x.shape
+        """As `nn.LSTM`: steps `[n, batch, width]`, states `[n_layers, batch, width]`."""
         kept = []
-        for i in range(self.num_layers):
-            weights = [
-                _input_output_forget_cell(getattr(self, f"{name}_l{i}"))
-                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            ]
+        for i in range(self.n_layers):
+            ih, hh, bias = (getattr(self, f"{name}_l{i}") for name in ("ih", "hh", "bias"))
             hidden, cell = (part[i : i + 1] for part in past)
-            bias = torch.cat(weights[2:])
             y, *state = torch.onnx.ops.symbolic_multi_out(
                 "LSTM",
-                (x, weights[0][None], weights[1][None], bias[None], None, hidden, cell),
+                (x, ih, hh, bias, None, hidden, cell),
                 {"hidden_size": self.hidden_size},
                 dtypes=(x.dtype,) * 3,
-                shapes=((n_steps, 1, batch, self.hidden_size), hidden.shape, cell.shape),
+                shapes=((x.shape[0], 1, x.shape[1], self.hidden_size), hidden.shape, cell.shape),
             )
             x = y.squeeze(1)
             kept.append(state)
@@ -303,10 +329,28 @@ class _LSTM(nn.LSTM):
         return x, (hidden, cell)
 
 
-def _input_output_forget_cell(weight: Tensor) -> Tensor:
-    """Gates in ONNX's order; torch has input, forget, cell, output."""
-    i, f, c, o = weight.chunk(4)
-    return torch.cat([i, o, f, c])
+def restore_lstm(lstm: nn.LSTM, stored: Mapping[str, Tensor]) -> None:
+    """Give an LSTM the weights, by name, that an `OnnxLSTM` made of it has."""
+    with torch.no_grad():
+        for i in range(lstm.num_layers):
+            values = [stored[f"{name}_l{i}"][0] for name in ("ih", "hh")]
+            values += stored[f"bias_l{i}"][0].chunk(2)
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            for name, value in zip(names, values, strict=True):
+                getattr(lstm, f"{name}_l{i}").copy_(_reorder(value, (0, 2, 3, 1)))
+
+
+def _reorder(weight: Tensor, gates: tuple[int, ...]) -> Tensor:
+    parts = weight.chunk(4)
+    return torch.cat([parts[i] for i in gates])
+
+
+def prepare_export(network: nn.Module) -> None:
+    """Put a network into the form that is exported: weight norm folded, LSTMs as ONNX has them."""
+    fold_weight_norm(network)
+    for module in list(network.modules()):
+        if isinstance(module, RecurrentLayers) and isinstance(module.lstm, nn.LSTM):
+            module.lstm = OnnxLSTM(module.lstm)
 
 
 def fold_weight_norm(network: nn.Module) -> None:

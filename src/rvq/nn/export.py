@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from rvq.errors import ModelError
-from rvq.nn.convolution import fold_weight_norm
+from rvq.nn.convolution import prepare_export, restore_lstm
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.model_folder import Part, write_model_folder
 from rvq.nn.spectral import SpectralConfig
@@ -46,7 +46,7 @@ def export(
     """
     trained, model = model, CodecModel(model.config).eval()  # a copy's parametrizations are shared
     model.load_state_dict(trained.state_dict())
-    fold_weight_norm(model)
+    prepare_export(model)
     network = model.config.network
     spectral = isinstance(network, SpectralConfig)
     n_frames = 2 * network.first_frames
@@ -112,6 +112,17 @@ def _read_weights(network: onnx.ModelProto, module: nn.Module) -> None:
     }
     for path, layer in module.named_modules():
         if isinstance(layer, parametrize.ParametrizationList):
+            continue
+        if isinstance(layer, nn.LSTM):
+            start = f"{path}."
+            restore_lstm(
+                layer,
+                {
+                    name.removeprefix(start): torch.from_numpy(value)
+                    for name, value in stored.items()
+                    if name.startswith(start)
+                },
+            )
             continue
         names = [name for name, _ in layer.named_parameters(recurse=False)]
         if parametrize.is_parametrized(layer, "weight"):
