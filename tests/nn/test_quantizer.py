@@ -142,6 +142,15 @@ def test_commitment_agrees_with_plain_autograd(n_codebooks):
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-8)
 
 
+def test_commitment_stays_small_where_latents_hardly_vary():
+    layer = trained()
+    x = 1e-3 * latents() + 1.0
+    layer.set_codebooks(layer.codebooks() * 1e-3)
+    layer.stages[0].codebook += 1.0
+    for moved in (0.0, 0.05, 0.5):  # as a step may move the mean of an untrained encoder's latents
+        assert layer.eval()(x + moved).commitment < 2 * layer.config.n_codebooks
+
+
 def test_commitment_of_dropped_codebooks_is_not_felt():
     torch.manual_seed(1)
     layer = trained(replace(SMALL, dropout=1.0))

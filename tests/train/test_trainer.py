@@ -13,6 +13,7 @@ from rvq.nn.discriminators import DiscriminatorConfig
 from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
+from rvq.nn.seanet import SEANetConfig
 from rvq.nn.spectral import SpectralConfig
 from rvq.train.checkpoint import load_average, read_checkpoint
 from rvq.train.config import DataConfig, LossConfig, ScheduleConfig, TrainConfig
@@ -310,3 +311,19 @@ def test_training_learns(packed, tmp_path, precision):
         losses.append(float(logs["mel"]))
     assert np.mean(losses[-40:]) < 0.75 * np.mean(losses[:40])
     assert trainer.model.quantizer.perplexities().min() > 6
+
+
+@pytest.mark.slow
+def test_seanet_learns_though_its_first_latents_are_all_alike(packed, tmp_path):
+    settings = config(warmup_vectors=0, init_vectors=40, total_steps=60)
+    network = SEANetConfig(width=4, strides=(4, 8, 10), dim=8, lstm_layers=1)
+    settings = replace(settings, model=replace(settings.model, network=network))
+    trainer = Trainer(settings, [packed], tmp_path, "cpu")
+    mel, commitment = [], []
+    for _ in range(60):
+        logs = trainer.train_step(torch.from_numpy(trainer.crops.batch(trainer.step)))
+        mel.append(float(logs["mel"]))
+        commitment.append(float(logs["commitment"]))
+    assert np.isfinite(mel).all()
+    assert np.mean(mel[-10:]) < 0.9 * np.mean(mel[:10])
+    assert max(commitment) < 10

@@ -61,7 +61,7 @@ class Quantized:
         codes: `[batch, n_frames, n_codebooks]`, -1 where dropout left a codebook out or the layer
             is still warming up.
         commitment: scalar, squared distance of residuals to their codewords summed over codebooks,
-            relative to the variance of the latents.
+            relative to the variance of the latents, or to half their mean square if that is more.
     """
 
     latents: Tensor
@@ -229,7 +229,12 @@ class ResidualVectorQuantizer(nn.Module):
         residual = x[order]
         codes = torch.full((*x.shape[:2], self.config.n_codebooks), -1, device=x.device)
         variance = distributed.total_variance(x) if together else x.var(dim=(0, 1)).sum()
-        scale = variance.clamp(min=1e-6)
+        # Latents of an untrained encoder may hardly vary about a mean that every step moves further
+        # than they spread; relative to their spread alone, the loss would exceed all others.
+        mean_square = x.square().sum(2).mean()
+        if together:
+            mean_square = distributed.mean(mean_square)
+        scale = torch.maximum(variance, mean_square / 2).clamp(min=1e-6)
         gradient, value = torch.zeros_like(x), x.new_zeros(())
         back = order.argsort()
         restarts = self.training and int(self.n_steps) % self.config.restart_every == 0
