@@ -7,10 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from rvq.cli.app import app
 from rvq.errors import FormatError, InputError, ModelError
 from rvq.interop.ecdc import EcdcFile, Segment, dumps, loads, quantized_cdf
 from rvq.interop.encodec import read_encodec, read_language_model
@@ -215,3 +218,59 @@ def test_codes_that_do_not_fit_are_refused():
 def test_plain_files_need_no_torch():
     program = "import sys, rvq.interop.ecdc; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.fixture
+def wav(tmp_path, clips):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, clips(24_000, 1)[0][0, 0, :20_000].numpy(), 24_000)
+    return path
+
+
+def rvq(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_command_line_writes_and_reads_what_the_package_does(theirs, wav, tmp_path):
+    compress, _, ours, _, lm_path = theirs
+    checkpoint = lm_path.parent / f"{ours.name}.th"
+    folder = checkpoint
+    if ours.sample_rate == 24_000:
+        folder = tmp_path / "model"
+        result = rvq("import", "encodec", checkpoint, folder)
+        assert result.exit_code == 0, result.output
+    ecdc, back = tmp_path / "clip.ecdc", tmp_path / "back.wav"
+    result = rvq("encode", wav, ecdc, "--model", folder, "--beam-size", 1)
+    assert result.exit_code == 0, result.output
+    read = loads(ecdc.read_bytes())
+    assert read.n_samples == 20_000 * ours.sample_rate / 24_000
+    assert read.segments[0].codes.shape[1] == (8 if ours.sample_rate == 24_000 else 4)  # 6 kbps
+    result = rvq("decode", ecdc, back, "--model", folder)
+    assert result.exit_code == 0, result.output
+    audio, rate = soundfile.read(back, dtype="float32", always_2d=True)
+    expected, their_rate = compress.decompress(ecdc.read_bytes())
+    assert rate == their_rate
+    assert audio.shape[1] == ours.channels
+    clipped = expected.T.clamp(-1, 1).numpy()
+    np.testing.assert_allclose(audio, clipped, atol=3e-4)  # 16-bit samples
+    if ours.sample_rate == 48_000:
+        other = tmp_path / "other.ecdc"
+        other.write_bytes(dumps(recording("encodec_24khz", 3200, 4)))
+        result = rvq("decode", other, tmp_path / "other.wav", "--model", checkpoint)
+        assert isinstance(result.exception, ModelError)
+        assert "made with encodec_24khz" in str(result.exception)
+        assert not (tmp_path / "other.wav").exists()
+
+
+def test_the_command_line_refuses_in_one_sentence(wav, tmp_path):
+    for options, message in (
+        ((), r"is speech_24khz; give a folder written by `rvq import encodec`"),
+        (("--quality", 3), "no metadata; give --bitrate"),
+        (("--title", "x"), "no metadata; give --bitrate"),
+        (("--model", tmp_path / "none"), "no model"),
+    ):
+        result = rvq("encode", wav, tmp_path / "x.ecdc", *options)
+        assert isinstance(result.exception, (InputError, ModelError))
+        with pytest.raises(type(result.exception), match=message):
+            raise result.exception
+    assert not (tmp_path / "x.ecdc").exists()

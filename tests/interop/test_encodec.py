@@ -235,3 +235,12 @@ def test_hub_names_are_refused_where_there_is_no_hub(monkeypatch):
         find("owner/name")
     with pytest.raises(ModelError, match="no checkpoint at missing"):
         find("missing")
+
+
+def test_models_that_cannot_be_folders_say_what_serves_them(hugging_face, tmp_path):
+    _, _, ours = hugging_face
+    if ours.network.causal:
+        pytest.skip("this one can")
+    with pytest.raises(InputError, match=r"cannot be a model folder; .*\.ecdc --model CHECKPOINT"):
+        ours.write(tmp_path / "folder", {})
+    assert not (tmp_path / "folder").exists()

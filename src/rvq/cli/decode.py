@@ -10,7 +10,7 @@ from rvq.codec.models import DEFAULT_MODEL
 
 
 def decode(
-    source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")],
+    source: Annotated[Path, typer.Argument(help="Compressed file, .rvq or .ecdc.")],
     target: Annotated[
         Path | None, typer.Argument(help="Its ending chooses the format; default .wav.")
     ] = None,
@@ -23,6 +23,12 @@ def decode(
 
     target = target or source.with_suffix(".wav")
     check_output(source, target, force)
+    if source.suffix.lower() == ".ecdc":
+        from rvq.interop.ecdc_audio import decode_ecdc, load_ecdc_model
+
+        decode_ecdc(load_ecdc_model(model), source, target)
+        typer.echo(f"{target}: {target.stat().st_size} bytes")
+        return
     with progress_bar(f"decoding {source.name}") as report:
         damage = decode_file(Codec.load(model, threads=0), source, target, progress=report)
     typer.echo(f"{target}: {target.stat().st_size} bytes")

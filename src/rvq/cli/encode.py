@@ -8,11 +8,15 @@ import typer
 from rvq.cli.arguments import Force, Model, check_output, progress_bar
 from rvq.codec.models import DEFAULT_MODEL
 from rvq.codec.search import BEAM_SIZE
+from rvq.errors import InputError
 
 
 def encode(
     source: Annotated[Path, typer.Argument(help="Recording; any format soundfile reads.")],
-    target: Annotated[Path | None, typer.Argument(help="Default: the input's name, .rvq.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="Default: the input's name, .rvq; .ecdc writes EnCodec's format."),
+    ] = None,
     bitrate: Annotated[
         float | None,
         typer.Option(help="kbps per channel before entropy coding, 0.75 to 12; default 6."),
@@ -41,6 +45,15 @@ def encode(
 
     target = target or source.with_suffix(".rvq")
     check_output(source, target, force)
+    if target.suffix.lower() == ".ecdc":
+        from rvq.interop.ecdc_audio import encode_ecdc, load_ecdc_model
+
+        if any(choice is not None for choice in (quality, average, title, artist)):
+            raise InputError("an .ecdc file has a constant bitrate and no metadata; give --bitrate")
+        kbps = 6.0 if bitrate is None else bitrate
+        encode_ecdc(load_ecdc_model(model, beam_size=beam_size), source, target, bitrate=kbps)
+        typer.echo(f"{target}: {target.stat().st_size} bytes")
+        return
     with progress_bar(f"encoding {source.name}") as report:
         encode_file(
             Codec.load(model, threads=0),

@@ -168,7 +168,8 @@ def loads(data: bytes, language_model: LanguageModel | None = None) -> EcdcFile:
         )
     if with_model and language_model is None:
         raise ModelError(
-            "the .ecdc file was written with EnCodec's language model; give its checkpoint"
+            "the .ecdc file was written with EnCodec's language model; read it in Python with "
+            "`rvq.interop.ecdc.loads` and the language model's checkpoint"
         )
     segments: list[Segment] = []
     for n_frames in layout.lengths(n_samples):

@@ -121,6 +121,12 @@ class Encodec(PublishedCodec):
         Raises:
             InputError: it is not causal, or codes several channels together.
         """
+        if not self.network.causal or self.channels != 1:
+            raise InputError(
+                f"{self.name} is not causal or codes channels together, so it cannot be a model "
+                "folder; give its checkpoint to `rvq encode song.wav song.ecdc --model CHECKPOINT` "
+                "if it is EnCodec's at 48 kHz, or use `rvq.interop.encodec` in Python"
+            )
         export(self.codec_model(), folder, name=self.name, facts=facts, half_weights=False)
 
     @torch.no_grad()

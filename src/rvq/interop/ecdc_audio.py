@@ -1,0 +1,195 @@
+"""Recordings <-> `.ecdc` files, by an imported model folder or by a checkpoint of EnCodec.
+
+A model folder runs without torch. A checkpoint needs torch, and serves the models that cannot be
+a folder: that of 48 kHz, whose segments each have a loudness of their own.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from rvq.bitstream.codes import Codes
+from rvq.codec.codec import Codec
+from rvq.codec.files import read_audio, replacing
+from rvq.codec.search import BEAM_SIZE
+from rvq.errors import FormatError, InputError, ModelError
+from rvq.interop.ecdc import EcdcFile, Segment, dumps, loads
+
+Floats = npt.NDArray[np.float32]
+
+
+class EcdcModel(Protocol):
+    """A model that makes and plays what `.ecdc` files hold.
+
+    Attributes:
+        name: of the model, as the files have it.
+        sample_rate: Hz.
+        channels: of the audio.
+        n_codebooks: at most.
+    """
+
+    name: str
+    sample_rate: int
+    channels: int
+    n_codebooks: int
+
+    def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
+        """Audio `[channels, n_samples]` -> segments; bitrate in kbps of all channels together."""
+
+    def decompress(self, segments: tuple[Segment, ...], n_samples: int) -> Floats:
+        """Segments -> audio `[channels, n_samples]`."""
+
+
+class FolderModel:
+    """An imported model folder, run without torch."""
+
+    channels = 1
+
+    def __init__(self, folder: str | Path, *, beam_size: int = BEAM_SIZE, threads: int = 0) -> None:
+        self._codec = Codec.load(folder, threads=threads)
+        self._beam_size = beam_size
+        self.name = self._codec.runtime.name
+        self.sample_rate = self._codec.runtime.sample_rate
+        self.n_codebooks = len(self._codec.runtime.codebooks)
+
+    def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
+        """See `EcdcModel`."""
+        codes = self._codec.encode(audio, self.sample_rate, bitrate, beam_size=self._beam_size)
+        return (Segment(codes.indices[0]),)
+
+    def decompress(self, segments: tuple[Segment, ...], n_samples: int) -> Floats:
+        """See `EcdcModel`."""
+        return self._codec.decode(
+            Codes(
+                indices=segments[0].codes[None],
+                codebook_size=self._codec.codebook_size,
+                sample_rate=self.sample_rate,
+                n_samples=n_samples,
+                model_hash=self._codec.model_hash,
+            )
+        )
+
+
+class CheckpointModel:
+    """A checkpoint of EnCodec, run by torch; the search is greedy, as EnCodec's."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from rvq.interop.encodec import read_encodec
+        except ImportError as error:
+            raise ModelError(f"a checkpoint needs `pip install 'rvq[train]'` ({error})") from None
+        self._model = read_encodec(path)
+        self.name, self.sample_rate = self._model.name, self._model.sample_rate
+        self.channels, self.n_codebooks = self._model.channels, self._model.n_codebooks
+
+    def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
+        """See `EcdcModel`."""
+        import torch
+
+        model, n_codebooks = self._model, self.n_codebooks
+        if bitrate is not None:
+            step = self.sample_rate / model.hop_length * np.log2(model.codebook_size) / 1000
+            n_codebooks = int(bitrate / step + 1e-6)
+            if not 1 <= n_codebooks <= self.n_codebooks:
+                raise InputError(
+                    f"bitrate must be {step:g} to {self.n_codebooks * step:g} kbps, got {bitrate:g}"
+                )
+        return tuple(model.compress(torch.from_numpy(audio), n_codebooks))
+
+    def decompress(self, segments: tuple[Segment, ...], n_samples: int) -> Floats:
+        """See `EcdcModel`."""
+        return self._model.decompress(list(segments), n_samples).numpy()
+
+
+def load_ecdc_model(name_or_path: str | Path, *, beam_size: int = BEAM_SIZE) -> EcdcModel:
+    """The model for `.ecdc` files: an imported folder, or a checkpoint.
+
+    Args:
+        name_or_path: a model folder, a `.th` file, or a folder in Hugging Face's layout.
+        beam_size: code sequences that a folder's search follows at once; EnCodec's own is 1.
+
+    Raises:
+        ModelError: there is no such model, it is damaged, or it is no EnCodec that the files know.
+    """
+    path = Path(name_or_path)
+    is_checkpoint = path.is_file() or (path / "config.json").is_file()
+    model = CheckpointModel(path) if is_checkpoint else FolderModel(path, beam_size=beam_size)
+    if model.name not in ("encodec_24khz", "encodec_48khz"):
+        raise ModelError(
+            f".ecdc files are of EnCodec, {name_or_path} is {model.name}; give a folder written by "
+            "`rvq import encodec`, or EnCodec's checkpoint, as the model"
+        )
+    return model
+
+
+def encode_ecdc(
+    model: EcdcModel, source: Path, target: Path, *, bitrate: float | None = None
+) -> EcdcFile:
+    """Compress any file that soundfile reads; other rates and channels are brought to the model's.
+
+    Args:
+        model: EnCodec.
+        source: the recording.
+        target: the `.ecdc` file to write.
+        bitrate: kbps, of all channels together; default the model's highest.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        InputError: not audio, empty, not finite, not to be read or written; bitrate out of range.
+    """
+    audio, rate = read_audio(source)
+    if not audio.size:
+        raise InputError(f"{source} holds no audio")
+    if not np.isfinite(audio).all():
+        raise InputError(f"{source} contains NaN or infinity; repair it first")
+    audio = _as_channels(audio, model.channels, source)
+    if rate != model.sample_rate:
+        audio = soxr.resample(audio.T, rate, model.sample_rate).T
+    audio = np.ascontiguousarray(audio, np.float32)
+    if not audio.size:
+        raise InputError(f"{source} is too short: nothing is left of it at {model.sample_rate} Hz")
+    file = EcdcFile(model.name, audio.shape[1], model.compress(audio, bitrate))
+    data = dumps(file)
+    with replacing(target) as temporary:
+        temporary.write_bytes(data)
+    return file
+
+
+def decode_ecdc(model: EcdcModel, source: Path, target: Path) -> None:
+    """Decompress to any format that soundfile writes, chosen by the ending of `target`.
+
+    Raises:
+        FormatError: not an `.ecdc` file, damaged, or of more codebooks than the model has.
+        ModelError: made with another model, or with EnCodec's language model.
+        InputError: a file that cannot be read or written.
+    """
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {source}: {error.strerror}") from None
+    file = loads(data)
+    if file.model != model.name:
+        raise ModelError(f"{source} was made with {file.model}, the model given is {model.name}")
+    if file.segments[0].codes.shape[1] > model.n_codebooks:
+        raise FormatError(f"{source} uses more codebooks than the model has")
+    audio = model.decompress(file.segments, file.n_samples)
+    ending = target.suffix[1:].upper()
+    if ending not in soundfile.available_formats():
+        raise InputError(f"cannot write {target.suffix!r} files; choose .wav, .flac, .ogg or .mp3")
+    with replacing(target) as temporary:
+        soundfile.write(temporary, audio.T, model.sample_rate, format=ending)
+
+
+def _as_channels(audio: Floats, channels: int, source: Path) -> Floats:
+    """Mix down to one channel, or repeat one, as EnCodec's own program does."""
+    if channels == 1:
+        return audio.mean(axis=0, keepdims=True)
+    if len(audio) not in (1, channels):
+        raise InputError(f"{source} has {len(audio)} channels; the model codes {channels}")
+    return np.broadcast_to(audio, (channels, audio.shape[1]))
