@@ -120,8 +120,9 @@ def test_every_command_has_help():
         assert "Usage" in run.stdout
 
 
-def test_import_is_light():
-    heavy = "('torch', 'onnxruntime', 'soundfile', 'pydantic')"
-    code = f"import rvq, sys; print([m for m in {heavy} if m in sys.modules])"
+@pytest.mark.parametrize("module", ["rvq", "rvq.cli.app"])
+def test_import_is_light(module):
+    heavy = "('numpy', 'torch', 'onnxruntime', 'soundfile', 'pydantic')"
+    code = f"import {module}, sys; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from rvq.cli.arguments import Force, Model, check_output, progress_bar
+from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.models import DEFAULT_MODEL
-from rvq.codec.search import BEAM_SIZE
 from rvq.errors import InputError
 
 

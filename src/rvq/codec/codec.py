@@ -11,10 +11,10 @@ import numpy.typing as npt
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import dumps, loads
 from rvq.bitstream.entropy import FILE, EntropyModel
+from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime, load_runtime
-from rvq.codec.search import BEAM_SIZE
 from rvq.codec.streaming import StreamDecoder, StreamEncoder
 from rvq.codec.variable import VariableEncoder
 from rvq.errors import InputError, ModelError

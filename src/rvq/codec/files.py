@@ -12,7 +12,7 @@ import soundfile
 from rvq.bitstream.container import Reader, Writer
 from rvq.bitstream.header import Header
 from rvq.codec.codec import Codec
-from rvq.codec.search import BEAM_SIZE
+from rvq.codec.defaults import BEAM_SIZE
 from rvq.errors import FormatError, InputError
 from rvq.replacing import replacing
 

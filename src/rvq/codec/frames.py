@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.runtime import Runtime, State
-from rvq.codec.search import BEAM_SIZE
 from rvq.codec.snapshot import load_state, save_state
 from rvq.errors import InputError
 from rvq.quantize.search import decode

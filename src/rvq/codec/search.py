@@ -3,13 +3,12 @@
 import numpy as np
 import numpy.typing as npt
 
+from rvq.codec.defaults import BEAM_SIZE
 from rvq.quantize.search import Search
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-BEAM_SIZE = 8
-"""Code sequences followed at once, unless asked otherwise; docs/experiments.md, 11."""
 _GROUP = 8
 """Codebooks searched together. What beam search gains is gained within a few neighbours, and the
 products of codewords that make it fast grow with the square: 59 MB for eight of 1024."""

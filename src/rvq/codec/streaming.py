@@ -3,10 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
+from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.packets import MAX_CODEBOOKS, NUMBERS, Packet
 from rvq.codec.runtime import Runtime
-from rvq.codec.search import BEAM_SIZE
 from rvq.codec.snapshot import load_state, save_state
 from rvq.errors import FormatError, InputError
 

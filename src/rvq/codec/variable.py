@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from rvq.bitstream.container import FRAMES_PER_BLOCK
 from rvq.bitstream.entropy import EntropyModel
+from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.entropy_constrained import EntropyConstrainedSearch
 from rvq.codec.frames import FrameEncoder
 from rvq.codec.runtime import Runtime
-from rvq.codec.search import BEAM_SIZE
 from rvq.errors import InputError
 
 Floats = npt.NDArray[np.float32]

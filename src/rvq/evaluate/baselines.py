@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from rvq.bitstream.container import dumps, payload_size
 from rvq.bitstream.entropy import FILE as ENTROPY_FILE
+from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.models import find
-from rvq.codec.search import BEAM_SIZE
 from rvq.errors import InputError
 from rvq.evaluate.perplexity import code_counts
 from rvq.evaluate.programs import (

@@ -14,10 +14,11 @@ import soxr
 
 from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
-from rvq.codec.files import read_audio, replacing
-from rvq.codec.search import BEAM_SIZE
+from rvq.codec.defaults import BEAM_SIZE
+from rvq.codec.files import read_audio, replacing_audio
 from rvq.errors import FormatError, InputError, ModelError
 from rvq.interop.ecdc import EcdcFile, Segment, dumps, loads
+from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
 
@@ -182,7 +183,7 @@ def decode_ecdc(model: EcdcModel, source: Path, target: Path) -> None:
     ending = target.suffix[1:].upper()
     if ending not in soundfile.available_formats():
         raise InputError(f"cannot write {target.suffix!r} files; choose .wav, .flac, .ogg or .mp3")
-    with replacing(target) as temporary:
+    with replacing_audio(target) as temporary:
         soundfile.write(temporary, audio.T, model.sample_rate, format=ending)
 
 
