@@ -175,7 +175,11 @@ def test_decode_and_scan_agree_with_numpy(size):
     random = np.random.default_rng(0)
     codebooks = random.normal(size=(8, size, 10)).astype(np.float32)
     codes = random.integers(size, size=(1_000, 8))
-    np.testing.assert_array_equal(native.decode(codes, codebooks), blas.decode(codes, codebooks))
+    for dim in (10, 70, 75):
+        wide = np.tile(codebooks, 8)[:, :, :dim].copy()
+        for kernel in KERNELS:
+            found = native.decode(codes, wide, kernel=kernel)
+            np.testing.assert_array_equal(found, blas.decode(codes, wide))
     with pytest.raises(ValueError, match="range"):
         native.decode(np.full((1, 8), size), codebooks)
     small = codes.astype(np.uint8 if size <= 256 else np.uint16)

@@ -154,12 +154,13 @@ def in_chunks(work: Callable[[int, int], None], n: int, threads: int, grain: int
             done.result()
 
 
-def decode(codes: Integers, codebooks: Floats) -> Floats:
-    """Sums of codewords: `[n, any prefix]` -> `[n, dim]`."""
+def decode(codes: Integers, codebooks: Floats, *, kernel: str | None = None) -> Floats:
+    """Sums of codewords: `[n, any prefix]` -> `[n, dim]`, the same with every kernel."""
     _, size, dim = codebooks.shape
     n, used = codes.shape
     vectors = np.empty((n, dim), np.float32)
-    _native.decode((n, used, size, dim), codes, codebooks, vectors)
+    number, _ = kernels()[kernel or next(iter(kernels()))]
+    _native.decode(number, (n, used, size, dim), codes, codebooks, vectors)
     return vectors
 
 

@@ -281,10 +281,12 @@ typedef struct {
     void (*beam_tables)(const Books *, const float *, long, int, int, int64_t *, float *, int);
     void (*beam_residuals)(const Books *, const float *, long, int, int, int64_t *, float *, int);
     void (*products)(const Books *, const float *, long, uint16_t *, float *);
+    void (*decode)(const int64_t *, long, long, long, long, const float *, float *);
 } Kernel;
 
 #define KERNEL(name, bf16)                                                                         \
-    {#name, bf16, greedy_##name, beam_tables_##name, beam_residuals_##name, products_##name}
+    {#name,                bf16,            greedy_##name, beam_tables_##name,                     \
+     beam_residuals_##name, products_##name, decode_##name}
 static const Kernel KERNELS[] = {
 #if defined(__x86_64__)
     KERNEL(avx512bf16, 1),
@@ -483,32 +485,25 @@ static PyObject *decode(PyObject *self, PyObject *args)
 {
     (void)self;
     Py_buffer codes, codebooks, vectors;
+    int kernel;
     long n, n_used, size, dim;
-    if (!PyArg_ParseTuple(args, "(llll)y*y*w*", &n, &n_used, &size, &dim, &codes, &codebooks,
-                          &vectors))
+    if (!PyArg_ParseTuple(args, "i(llll)y*y*w*", &kernel, &n, &n_used, &size, &dim, &codes,
+                          &codebooks, &vectors))
         return NULL;
     PyObject *result = NULL;
-    if (n < 0 || n_used < 1 || codes.len != n * n_used * 8 || vectors.len != n * dim * 4 ||
+    if (kernel < 0 || kernel >= N_KERNELS || !supported(kernel))
+        PyErr_SetString(PyExc_ValueError, "there is no such kernel");
+    else if (n < 0 || n_used < 1 || codes.len != n * n_used * 8 || vectors.len != n * dim * 4 ||
         codebooks.len < n_used * size * dim * 4)
         too_small("codes, codebooks or vectors");
     else {
         const int64_t *code = codes.buf;
-        const float *books = codebooks.buf;
-        float *restrict out = vectors.buf;
         long bad = 0;
         Py_BEGIN_ALLOW_THREADS
-        for (long i = 0; i < n && !bad; i++, code += n_used, out += dim) {
-            for (long m = 0; m < n_used; m++)
-                bad |= code[m] < 0 || code[m] >= size;
-            if (bad)
-                break;
-            memcpy(out, books + code[0] * dim, dim * sizeof *out);
-            for (long m = 1; m < n_used; m++) {
-                const float *restrict codeword = books + (m * size + code[m]) * dim;
-                for (long d = 0; d < dim; d++)
-                    out[d] += codeword[d];
-            }
-        }
+        for (long i = 0; i < n * n_used; i++)
+            bad |= code[i] < 0 || code[i] >= size;
+        if (!bad)
+            KERNELS[kernel].decode(code, n, n_used, size, dim, codebooks.buf, vectors.buf);
         Py_END_ALLOW_THREADS
         if (bad)
             PyErr_SetString(PyExc_ValueError, "a code is out of range");

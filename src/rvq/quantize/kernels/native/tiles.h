@@ -201,6 +201,35 @@ TARGET static void FN(select)(const float *scores, int n_paths, long padded, con
         }
 }
 
+/* Sums of codewords: many dimensions at a time, which stay in registers from stage to stage. */
+TARGET static void FN(decode)(const int64_t *codes, long n, long used, long size, long dim,
+                              const float *codebooks, float *out)
+{
+    for (long i = 0; i < n; i++, codes += used, out += dim) {
+        long d = 0;
+        for (; d + 4 * LANES <= dim; d += 4 * LANES) {
+            VEC a = SET1(0), b = a, c = a, e = a;
+            for (long m = 0; m < used; m++) {
+                const float *codeword = codebooks + (m * size + codes[m]) * dim + d;
+                a = ADD(a, LOAD(codeword));
+                b = ADD(b, LOAD(codeword + LANES));
+                c = ADD(c, LOAD(codeword + 2 * LANES));
+                e = ADD(e, LOAD(codeword + 3 * LANES));
+            }
+            STORE(out + d, a);
+            STORE(out + d + LANES, b);
+            STORE(out + d + 2 * LANES, c);
+            STORE(out + d + 3 * LANES, e);
+        }
+        for (; d < dim; d++) {
+            float sum = 0;
+            for (long m = 0; m < used; m++)
+                sum += codebooks[(m * size + codes[m]) * dim + d];
+            out[d] = sum;
+        }
+    }
+}
+
 /* Products of vectors and codewords over a power of two, in half precision, `[n][padded]`. Sums are in
  * the order of scores, so every processor gets the same. */
 TARGET static void FN(products)(const Books *books, const float *x, long n, uint16_t *table,
