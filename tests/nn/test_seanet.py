@@ -1,5 +1,6 @@
 """SEANet: EnCodec's own modules as reference, streaming, export, lengths."""
 
+import copy
 from dataclasses import replace
 from functools import cache
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rvq.errors import InputError
-from rvq.nn.convolution import fold_weight_norm
+from rvq.nn.convolution import fold_weight_norm, prepare_export
 from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder, SegmentConfig
 
 SMALL = SEANetConfig(width=4, dim=8, strides=(2, 3, 2), dilations=(1, 3), lstm_layers=2)
@@ -211,6 +212,8 @@ def test_exported_networks_give_the_same(tmp_path, variant):
 
 def exported(part, example, time, path):
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    part = copy.deepcopy(part)
+    prepare_export(part)
     torch.onnx.export(
         part,
         (example, zeros(part, len(example))),
