@@ -256,16 +256,14 @@ class CentredTransposedConv(nn.Module):
         return self.body(x)[:, :, self.left : self.left + x.shape[2] * self.stride]
 
 
-class ELU(nn.ELU):
-    """The library's, exported to ONNX as that format's operator and nothing else.
+class OnnxELU(nn.ELU):
+    """An ELU as ONNX's operator; only to be exported.
 
     The exporter would multiply by one before and after it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        if not torch.compiler.is_exporting():
-            return super().forward(x)
         return torch.onnx.ops.symbolic(
             "Elu", (x,), {"alpha": float(self.alpha)}, dtype=x.dtype, shape=x.shape
         )
@@ -346,11 +344,14 @@ def _reorder(weight: Tensor, gates: tuple[int, ...]) -> Tensor:
 
 
 def prepare_export(network: nn.Module) -> None:
-    """Put a network into the form that is exported: weight norm folded, LSTMs as ONNX has them."""
+    """Put a network into the form that is exported: weight norm folded, layers as ONNX has them."""
     fold_weight_norm(network)
     for module in list(network.modules()):
         if isinstance(module, RecurrentLayers) and isinstance(module.lstm, nn.LSTM):
             module.lstm = OnnxLSTM(module.lstm)
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.ELU):
+                setattr(module, name, OnnxELU(child.alpha))
 
 
 def fold_weight_norm(network: nn.Module) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from rvq.errors import InputError
 from rvq.nn.convolution import (
-    ELU,
     CausalConv,
     CausalTransposedConv,
     CentredConv,
@@ -145,9 +144,9 @@ class ResidualUnit(Remembering):
         super().__init__()
         hidden = width // config.compress
         self.block = Chain(
-            ELU(),
+            nn.ELU(),
             _conv(config, width, hidden, config.residual_kernel, dilation=dilation),
-            ELU(),
+            nn.ELU(),
             Convolution(nn.Conv1d(hidden, width, 1), config.norm),
         )
         self.skip: nn.Module = nn.Identity()
@@ -194,11 +193,11 @@ class SEANetEncoder(nn.Module):
         layers: list[nn.Module] = [_conv(config, config.channels, width, config.encoder_kernels[0])]
         for stride in config.strides:
             layers += [ResidualUnit(config, width, dilation) for dilation in config.dilations]
-            layers += [ELU(), _conv(config, width, 2 * width, 2 * stride, stride=stride)]
+            layers += [nn.ELU(), _conv(config, width, 2 * width, 2 * stride, stride=stride)]
             width *= 2
         if config.lstm_layers:
             layers.append(RecurrentLayers(width, config.lstm_layers))
-        layers += [ELU(), _conv(config, width, config.dim, config.encoder_kernels[1])]
+        layers += [nn.ELU(), _conv(config, width, config.dim, config.encoder_kernels[1])]
         self.chain = Chain(*layers)
         self.state_size = state_size(self)
 
@@ -236,12 +235,12 @@ class SEANetDecoder(nn.Module):
             layers.append(RecurrentLayers(width, config.lstm_layers))
         transposed = CausalTransposedConv if config.causal else CentredTransposedConv
         for stride in reversed(config.strides):
-            layers += [ELU(), transposed(width, width // 2, stride=stride, norm=config.norm)]
+            layers += [nn.ELU(), transposed(width, width // 2, stride=stride, norm=config.norm)]
             width //= 2
             layers += [ResidualUnit(config, width, dilation) for dilation in config.dilations]
         if config.norm == "layer_norm":  # of a single channel nothing would be left
             config = replace(config, norm="none")
-        layers += [ELU(), _conv(config, width, config.channels, config.decoder_kernels[1])]
+        layers += [nn.ELU(), _conv(config, width, config.channels, config.decoder_kernels[1])]
         self.chain = Chain(*layers)
         self.state_size = state_size(self)
 
