@@ -10,7 +10,6 @@ import numpy as np
 import soundfile
 
 from rvq.bitstream.container import Reader, Writer
-from rvq.bitstream.header import Header
 from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.errors import FormatError, InputError
@@ -149,7 +148,10 @@ def decode_file(
         decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
         # What follows the end of the file is not made up: the output ends where the blocks do.
         written, lost, weakened, seen = 0, 0, 0, 0
-        with replacing_audio(target) as temporary, _create_audio(temporary, header) as audio:
+        with (
+            replacing_audio(target) as temporary,
+            _create_audio(temporary, header.sample_rate, header.channels) as audio,
+        ):
             for block in reader.blocks():
                 seen += 1
                 if block.indices is None:
@@ -182,6 +184,19 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
     with _open_audio(path) as audio:
         samples = np.concatenate([np.empty((0, audio.channels), np.float32), *_blocks(audio)])
         return np.ascontiguousarray(samples.T), audio.samplerate
+
+
+def write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
+    """Audio `[channels, samples]` as a whole file, in the format that the ending names.
+
+    Raises:
+        InputError: a format that cannot be written, or a file that cannot.
+    """
+    with (
+        replacing_audio(path) as temporary,
+        _create_audio(temporary, sample_rate, len(audio)) as file,
+    ):
+        file.write(audio.T)
 
 
 def find_recordings(folder: Path) -> list[Path]:
@@ -222,7 +237,7 @@ def _blocks(audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
             yield block
 
 
-def _create_audio(path: Path, header: Header) -> soundfile.SoundFile:
+def _create_audio(path: Path, sample_rate: int, channels: int) -> soundfile.SoundFile:
     ending = path.suffix[1:].upper()
     if ending not in _FORMATS:
         raise InputError(f"cannot write {path.suffix!r} files; choose .wav, .flac, .ogg or .mp3")
@@ -230,13 +245,13 @@ def _create_audio(path: Path, header: Header) -> soundfile.SoundFile:
         return soundfile.SoundFile(
             path,
             "w",
-            samplerate=header.sample_rate,
-            channels=header.channels,
+            samplerate=sample_rate,
+            channels=channels,
             format=_FORMATS[ending],
             subtype="OPUS" if ending == "OPUS" else None,
         )
     except (ValueError, TypeError, soundfile.LibsndfileError) as error:
         raise InputError(
-            f"cannot write {path.suffix} at {header.sample_rate} Hz with {header.channels} "
+            f"cannot write {path.suffix} at {sample_rate} Hz with {channels} "
             f"channels; choose .wav ({error})"
         ) from None

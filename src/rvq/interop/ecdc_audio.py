@@ -9,13 +9,12 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 
 from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
-from rvq.codec.files import read_audio, replacing_audio
+from rvq.codec.files import read_audio, write_audio
 from rvq.errors import FormatError, InputError, ModelError
 from rvq.interop.ecdc import EcdcFile, Segment, dumps, loads
 from rvq.replacing import replacing
@@ -180,11 +179,7 @@ def decode_ecdc(model: EcdcModel, source: Path, target: Path) -> None:
     if file.segments[0].codes.shape[1] > model.n_codebooks:
         raise FormatError(f"{source} uses more codebooks than the model has")
     audio = model.decompress(file.segments, file.n_samples)
-    ending = target.suffix[1:].upper()
-    if ending not in soundfile.available_formats():
-        raise InputError(f"cannot write {target.suffix!r} files; choose .wav, .flac, .ogg or .mp3")
-    with replacing_audio(target) as temporary:
-        soundfile.write(temporary, audio.T, model.sample_rate, format=ending)
+    write_audio(target, audio, model.sample_rate)
 
 
 def _as_channels(audio: Floats, channels: int, source: Path) -> Floats:
