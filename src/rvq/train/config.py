@@ -34,11 +34,13 @@ class DataConfig:
         batch_size: crops per step.
         crop_frames: length of a crop in frames.
         mix_probability: how often two crops are mixed.
+        speed: how much faster or slower half of the crops are played at most, as a share.
     """
 
     batch_size: PositiveInt = 16
     crop_frames: PositiveInt = 108
     mix_probability: Share = 0.1
+    speed: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
 @dataclass(frozen=True)

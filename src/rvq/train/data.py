@@ -5,6 +5,7 @@ would have seen; a thread prepares batches ahead of the training step.
 """
 
 import json
+import math
 import queue
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import soxr
 
 from rvq.errors import InputError
 
@@ -70,6 +72,8 @@ class Crops:
         n_samples: length of a crop.
         gain_db: range of the random level of a crop's loudest sample, dB below full scale.
         mix_probability: how often a second crop is added, 0 to 15 dB below the first.
+        speed: how much faster or slower half of the stretches are played at most, 0 to 0.5: other
+            pitches and vocal tracts from few speakers (speed perturbation, Ko et al. 2015).
         seed: of everything random.
     """
 
@@ -81,15 +85,18 @@ class Crops:
         n_samples: int,
         gain_db: tuple[float, float] = (-26.0, -0.5),
         mix_probability: float = 0.1,
+        speed: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.sources = [s for s in sources if len(s.samples) > n_samples]
+        longest = math.ceil(n_samples * (1 + speed))
+        self.sources = [s for s in sources if len(s.samples) > longest]
         if not self.sources:
             raise InputError(f"every source is shorter than a crop of {n_samples} samples")
         self.batch_size = batch_size
         self.n_samples = n_samples
         self.gain_db = gain_db
         self.mix_probability = mix_probability
+        self.speed = speed
         self.seed = seed
         weights = np.array([s.weight for s in self.sources])
         self._shares = weights / weights.sum()
@@ -103,12 +110,27 @@ class Crops:
         """A random stretch of a random source; another try or two where it is silent."""
         for _ in range(3):
             source = self.sources[random.choice(len(self.sources), p=self._shares)]
-            start = random.integers(len(source.samples) - self.n_samples)
-            crop = source.samples[start : start + self.n_samples].astype(np.float32)
+            factor = self._factor(random)
+            length = math.ceil(self.n_samples * factor)
+            start = random.integers(len(source.samples) - length)
+            crop = source.samples[start : start + length].astype(np.float32)
             crop /= 32768
+            if factor != 1:
+                crop = self._at_speed(crop, factor)
             if np.abs(crop).max() > 0.02:
                 break
         return crop
+
+    def _factor(self, random: np.random.Generator) -> float:
+        """How fast to play a stretch: as it was recorded, or slower or faster equally often."""
+        if not self.speed or random.random() < 0.5:
+            return 1.0
+        return float((1 + self.speed) ** random.uniform(-1, 1))
+
+    def _at_speed(self, stretch: Audio, factor: float) -> Audio:
+        """Play a stretch `factor` times as fast; it ends up `n_samples` long."""
+        crop = soxr.resample(stretch, factor, 1.0)[: self.n_samples]
+        return np.pad(crop, (0, self.n_samples - len(crop)))
 
     def _augmented(self, random: np.random.Generator) -> Audio:
         crop = self._crop(random)

@@ -129,6 +129,7 @@ class Trainer:
             batch_size=config.data.batch_size,
             n_samples=config.data.crop_frames * network.hop_length,
             mix_probability=config.data.mix_probability,
+            speed=config.data.speed,
             seed=config.seed,
         )
         self._start(start)
