@@ -66,8 +66,7 @@ def word_error_rate(reference: Audio, degraded: Audio) -> float:
         Substitutions, insertions and deletions over words of the reference, 0 to 1; nan where
         nothing is heard in the reference.
     """
-    said = _words(np.asarray(reference, np.float32).tobytes())
-    heard = _words(np.asarray(degraded, np.float32).tobytes())
+    said, heard = words_heard(reference), words_heard(degraded)
     return min(1.0, edit_distance(said, heard) / len(said)) if said else float("nan")
 
 
@@ -81,12 +80,21 @@ def edit_distance(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     return row[-1]
 
 
+def words_heard(audio: Audio) -> tuple[str, ...]:
+    """What the recogniser hears in `[samples]` at 16 kHz."""
+    return _transcribed(np.asarray(audio, np.float32).tobytes())
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of an English text as they are compared: small letters, digits, apostrophes."""
+    return tuple(re.findall(r"[a-z0-9']+", text.lower()))
+
+
 @lru_cache(maxsize=64)
-def _words(samples: bytes) -> tuple[str, ...]:
+def _transcribed(samples: bytes) -> tuple[str, ...]:
     audio = np.frombuffer(samples, np.float32)
     segments, _ = _recogniser().transcribe(audio, beam_size=1, temperature=0.0, language="en")
-    text = " ".join(segment.text for segment in segments).lower()
-    return tuple(re.findall(r"[a-z0-9']+", text))
+    return words_of(" ".join(segment.text for segment in segments))
 
 
 @lru_cache
