@@ -142,3 +142,24 @@ def test_a_failure_in_the_background_reaches_the_training_loop(packed, monkeypat
     assert len(list(itertools.islice(stream, 2))) == 2
     with pytest.raises(ZeroDivisionError):
         next(stream)
+
+
+def test_half_of_the_crops_play_faster_or_slower():
+    time = np.arange(48_000) / 24_000
+    source = Source("sine", (8_000 * np.sin(2 * np.pi * 1_000 * time)).astype(np.int16), 1.0)
+    varied = Crops([source], batch_size=200, n_samples=12_000, mix_probability=0, speed=0.2)
+    batch = varied.batch(0)
+    assert batch.shape == (200, 12_000)
+    pitch = np.abs(np.fft.rfft(batch * np.hanning(12_000))).argmax(axis=1) * 2.0
+    as_recorded = np.abs(pitch - 1_000) <= 2
+    assert 0.4 < as_recorded.mean() < 0.65
+    assert 1_000 / 1.2 - 2 <= pitch.min() < 870
+    assert 1_150 < pitch.max() <= 1_202
+    # Played to the end: no silence where a stretch was too short.
+    assert np.abs(batch[:, -100:]).max(axis=1).min() > 0.04
+
+
+def test_a_source_must_be_long_enough_to_play_faster():
+    with pytest.raises(InputError, match="shorter than a crop"):
+        Crops([tone(9_000, 1_150)], batch_size=1, n_samples=1_000, speed=0.2)
+    Crops([tone(9_000, 1_250)], batch_size=1, n_samples=1_000, speed=0.2).batch(0)
