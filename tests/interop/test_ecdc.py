@@ -253,6 +253,18 @@ def test_the_command_line_writes_and_reads_what_the_package_does(theirs, wav, tm
     assert audio.shape[1] == ours.channels
     clipped = expected.T.clamp(-1, 1).numpy()
     np.testing.assert_allclose(audio, clipped, atol=3e-4)  # 16-bit samples
+    smaller, again = tmp_path / "smaller.ecdc", tmp_path / "again.wav"
+    models = ("--model", folder, "--language-model", lm_path)
+    result = rvq("encode", wav, smaller, "--beam-size", 1, "--bitrate", 3, *models)
+    assert result.exit_code == 0, result.output
+    with_model = loads(smaller.read_bytes(), CodeProbabilities(read_language_model(lm_path)))
+    first, second = read.segments[0].codes, with_model.segments[0].codes
+    assert (second == first[:, : second.shape[1]]).all()
+    result = rvq("decode", smaller, again, *models)
+    assert result.exit_code == 0, result.output
+    assert soundfile.info(again).frames == soundfile.info(back).frames
+    result = rvq("decode", smaller, tmp_path / "none.wav", "--model", folder)
+    assert "--language-model" in str(result.exception)
     if ours.sample_rate == 48_000:
         other = tmp_path / "other.ecdc"
         other.write_bytes(dumps(recording("encodec_24khz", 3200, 4)))

@@ -12,6 +12,7 @@ from rvq.cli import (
     import_,
     info,
     learn_entropy,
+    learn_transformer,
     play,
     probe,
     serve,
@@ -41,5 +42,6 @@ app.command()(probe.probe)
 app.command()(train.train)
 app.command()(export.export)
 app.command(name="learn-entropy")(learn_entropy.learn_entropy)
+app.command(name="learn-transformer")(learn_transformer.learn_transformer)
 app.command(name="import")(import_.import_)
 app.add_typer(data.app, name="data", help="Training data.")

@@ -10,6 +10,10 @@ import typer
 from rvq.errors import InputError
 
 Model = Annotated[str, typer.Option(help="Name of a model of the package, or a model folder.")]
+LanguageModel = Annotated[
+    Path | None,
+    typer.Option(help="Of .ecdc files: EnCodec's, or written by `rvq learn-transformer`."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Force, Model, check_output, progress_bar
+from rvq.cli.arguments import Force, LanguageModel, Model, check_output, progress_bar
 from rvq.codec.models import DEFAULT_MODEL
+from rvq.errors import InputError
 
 
 def decode(
@@ -15,6 +16,7 @@ def decode(
         Path | None, typer.Argument(help="Its ending chooses the format; default .wav.")
     ] = None,
     model: Model = DEFAULT_MODEL,
+    language_model: LanguageModel = None,
     force: Force = False,
 ) -> None:
     """Decompress a file."""
@@ -24,11 +26,15 @@ def decode(
     target = target or source.with_suffix(".wav")
     check_output(source, target, force)
     if source.suffix.lower() == ".ecdc":
-        from rvq.interop.ecdc_audio import decode_ecdc, load_ecdc_model
+        from rvq.interop.ecdc_audio import decode_ecdc, load_ecdc_model, load_language_model
 
-        decode_ecdc(load_ecdc_model(model), source, target)
+        encodec = load_ecdc_model(model)
+        learned = load_language_model(language_model, encodec) if language_model else None
+        decode_ecdc(encodec, source, target, language_model=learned)
         typer.echo(f"{target}: {target.stat().st_size} bytes")
         return
+    if language_model is not None:
+        raise InputError("only .ecdc files are coded with a language model")
     with progress_bar(f"decoding {source.name}") as report:
         damage = decode_file(Codec.load(model, threads=0), source, target, progress=report)
     typer.echo(f"{target}: {target.stat().st_size} bytes")

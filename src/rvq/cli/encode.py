@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Force, Model, check_output, progress_bar
+from rvq.cli.arguments import Force, LanguageModel, Model, check_output, progress_bar
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.models import DEFAULT_MODEL
 from rvq.errors import InputError
@@ -36,6 +36,7 @@ def encode(
     title: Annotated[str | None, typer.Option(help="To keep in the file.")] = None,
     artist: Annotated[str | None, typer.Option(help="To keep in the file.")] = None,
     model: Model = DEFAULT_MODEL,
+    language_model: LanguageModel = None,
     force: Force = False,
 ) -> None:
     """Compress a recording."""
@@ -46,14 +47,18 @@ def encode(
     target = target or source.with_suffix(".rvq")
     check_output(source, target, force)
     if target.suffix.lower() == ".ecdc":
-        from rvq.interop.ecdc_audio import encode_ecdc, load_ecdc_model
+        from rvq.interop.ecdc_audio import encode_ecdc, load_ecdc_model, load_language_model
 
         if any(choice is not None for choice in (quality, average, title, artist)):
             raise InputError("an .ecdc file has a constant bitrate and no metadata; give --bitrate")
         kbps = 6.0 if bitrate is None else bitrate
-        encode_ecdc(load_ecdc_model(model, beam_size=beam_size), source, target, bitrate=kbps)
+        encodec = load_ecdc_model(model, beam_size=beam_size)
+        learned = load_language_model(language_model, encodec) if language_model else None
+        encode_ecdc(encodec, source, target, bitrate=kbps, language_model=learned)
         typer.echo(f"{target}: {target.stat().st_size} bytes")
         return
+    if language_model is not None:
+        raise InputError("only .ecdc files are coded with a language model; name the output .ecdc")
     with progress_bar(f"encoding {source.name}") as report:
         encode_file(
             Codec.load(model, threads=0),

@@ -168,8 +168,8 @@ def loads(data: bytes, language_model: LanguageModel | None = None) -> EcdcFile:
         )
     if with_model and language_model is None:
         raise ModelError(
-            "the .ecdc file was written with EnCodec's language model; read it in Python with "
-            "`rvq.interop.ecdc.loads` and the language model's checkpoint"
+            "the .ecdc file was written with a language model; give it by `--language-model`, or "
+            "in Python as the second argument of `rvq.interop.ecdc.loads`"
         )
     segments: list[Segment] = []
     for n_frames in layout.lengths(n_samples):

@@ -16,7 +16,7 @@ from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.files import read_audio, write_audio
 from rvq.errors import FormatError, InputError, ModelError
-from rvq.interop.ecdc import EcdcFile, Segment, dumps, loads
+from rvq.interop.ecdc import EcdcFile, LanguageModel, Segment, dumps, loads
 from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
@@ -30,12 +30,14 @@ class EcdcModel(Protocol):
         sample_rate: Hz.
         channels: of the audio.
         n_codebooks: at most.
+        hash: of a model folder; None for a checkpoint.
     """
 
     name: str
     sample_rate: int
     channels: int
     n_codebooks: int
+    hash: str | None
 
     def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
         """Audio `[channels, n_samples]` -> segments; bitrate in kbps of all channels together."""
@@ -55,6 +57,7 @@ class FolderModel:
         self.name = self._codec.runtime.name
         self.sample_rate = self._codec.runtime.sample_rate
         self.n_codebooks = len(self._codec.runtime.codebooks)
+        self.hash: str | None = self._codec.model_hash
 
     def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
         """See `EcdcModel`."""
@@ -76,6 +79,8 @@ class FolderModel:
 
 class CheckpointModel:
     """A checkpoint of EnCodec, run by torch; the search is greedy, as EnCodec's."""
+
+    hash: str | None = None
 
     def __init__(self, path: Path) -> None:
         try:
@@ -126,8 +131,31 @@ def load_ecdc_model(name_or_path: str | Path, *, beam_size: int = BEAM_SIZE) -> 
     return model
 
 
+def load_language_model(path: Path, model: EcdcModel) -> LanguageModel:
+    """A language model for `.ecdc` files of a model; needs torch.
+
+    Args:
+        path: EnCodec's checkpoint, or what `rvq learn-transformer` wrote.
+        model: whose codes it is to know.
+
+    Raises:
+        ModelError: no such file, a damaged one, or one that learned another model's codes.
+    """
+    try:
+        from rvq.interop.encodec import read_language_model
+        from rvq.nn.code_transformer import CodeProbabilities
+    except ImportError as error:
+        raise ModelError(f"a language model needs `pip install 'rvq[train]'` ({error})") from None
+    return CodeProbabilities(read_language_model(path, codec_hash=model.hash))
+
+
 def encode_ecdc(
-    model: EcdcModel, source: Path, target: Path, *, bitrate: float | None = None
+    model: EcdcModel,
+    source: Path,
+    target: Path,
+    *,
+    bitrate: float | None = None,
+    language_model: LanguageModel | None = None,
 ) -> EcdcFile:
     """Compress any file that soundfile reads; other rates and channels are brought to the model's.
 
@@ -136,6 +164,7 @@ def encode_ecdc(
         source: the recording.
         target: the `.ecdc` file to write.
         bitrate: kbps, of all channels together; default the model's highest.
+        language_model: if given, what the file is coded with, and needs to be read.
 
     Returns:
         What the file holds.
@@ -155,25 +184,33 @@ def encode_ecdc(
     if not audio.size:
         raise InputError(f"{source} is too short: nothing is left of it at {model.sample_rate} Hz")
     file = EcdcFile(model.name, audio.shape[1], model.compress(audio, bitrate))
-    data = dumps(file)
+    data = dumps(file, language_model)
     with replacing(target) as temporary:
         temporary.write_bytes(data)
     return file
 
 
-def decode_ecdc(model: EcdcModel, source: Path, target: Path) -> None:
+def decode_ecdc(
+    model: EcdcModel, source: Path, target: Path, *, language_model: LanguageModel | None = None
+) -> None:
     """Decompress to any format that soundfile writes, chosen by the ending of `target`.
+
+    Args:
+        model: EnCodec.
+        source: the `.ecdc` file.
+        target: the recording to write.
+        language_model: that the file was written with, if it was.
 
     Raises:
         FormatError: not an `.ecdc` file, damaged, or of more codebooks than the model has.
-        ModelError: made with another model, or with EnCodec's language model.
+        ModelError: made with another model, or with a language model that is not given.
         InputError: a file that cannot be read or written.
     """
     try:
         data = source.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror}") from None
-    file = loads(data)
+    file = loads(data, language_model)
     if file.model != model.name:
         raise ModelError(f"{source} was made with {file.model}, the model given is {model.name}")
     if file.segments[0].codes.shape[1] > model.n_codebooks:

@@ -4,9 +4,12 @@ Two layouts are read: the original state dicts (`.th`), whose shapes tell which 
 they are, and folders of Hugging Face's `EncodecModel`, whose `config.json` may describe others.
 """
 
+import json
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn.utils import parametrize
 
@@ -15,7 +18,7 @@ from rvq.interop.checkpoint import Checkpoint
 from rvq.interop.ecdc import Segment
 from rvq.interop.published import PublishedCodec
 from rvq.interop.seanet_names import seanet_names
-from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig
+from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig, tensor_name
 from rvq.nn.convolution import Padding, fold_weight_norm
 from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
@@ -204,22 +207,48 @@ def read_encodec(path: Path) -> Encodec:
     return model.eval().requires_grad_(False)
 
 
-def read_language_model(path: Path) -> CodeTransformer:
-    """Read the checkpoint of a language model of `.ecdc` files.
+def read_language_model(path: Path, *, codec_hash: str | None = None) -> CodeTransformer:
+    """Read a language model of `.ecdc` files: EnCodec's, or one that was learned here.
+
+    Args:
+        path: an original `.th` file, or what `rvq learn-transformer` wrote.
+        codec_hash: of the model whose codes it is for; one that learned another's is refused.
 
     Raises:
         ModelError: missing, damaged, truncated or of another model; the tensor at fault is named.
     """
     checkpoint = Checkpoint(path)
-    n_codebooks = 32 if "emb.16.weight" in checkpoint else 16
-    frame_rate = 75 if n_codebooks == 32 else 150
-    config = CodeTransformerConfig(n_codebooks=n_codebooks, past_frames=int(3.5 * frame_rate))
+    config, learned_from = _language_model_facts(path, checkpoint)
+    if codec_hash and learned_from and learned_from != codec_hash:
+        raise ModelError(
+            f"{path} has learned the codes of model {learned_from[:16]}, the model given is "
+            f"{codec_hash[:16]}; learn it again by `rvq learn-transformer`"
+        )
     model = CodeTransformer(config)
-    checkpoint.fill(
-        model, lambda n: f"transformer.{n}" if n.startswith(("layers", "norm_in")) else n
-    )
+    checkpoint.fill(model, tensor_name)
     checkpoint.finish()
     return model.eval().requires_grad_(False)
+
+
+def _language_model_facts(
+    path: Path, checkpoint: Checkpoint
+) -> tuple[CodeTransformerConfig, str | None]:
+    """Shape of a language model, and the hash of the model whose codes it learned, if known."""
+    facts: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+    if "code_transformer" in facts:
+        try:
+            fields = json.loads(facts["code_transformer"])
+            shape = TypeAdapter(CodeTransformerConfig).validate_python(fields)
+        except (ValueError, InputError) as error:
+            raise ModelError(f"the header of {path} is damaged: {error}") from None
+        return shape, facts.get("codec")
+    n_codebooks = 32 if "emb.16.weight" in checkpoint else 16
+    frame_rate = 75 if n_codebooks == 32 else 150
+    past_frames = int(3.5 * frame_rate)
+    return CodeTransformerConfig(n_codebooks=n_codebooks, past_frames=past_frames), None
 
 
 def _which(checkpoint: Checkpoint) -> str:

@@ -2,8 +2,13 @@
 
 It sees the sum of a frame's codes, each through its own embedding, and predicts all codes of the
 next frame at once. Attention reaches a few seconds back; past frames are an explicit state.
+
+Its probabilities are floating point and differ in their last bits from machine to machine, so they
+serve `.ecdc` files, whose format is like that, and comparisons. Nothing of an `.rvq` file depends
+on them: `rvq.bitstream.entropy` does that in integers.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from rvq.errors import InputError
+from rvq.errors import InputError, ModelError
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,15 @@ class CodeTransformer(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.n_layers))
         self.linears = nn.ModuleList(nn.Linear(config.dim, config.codebook_size) for _ in books)
 
-    def start(self, batch: int = 1) -> Past:
-        """The past before the first frame: one frame of zeros, as in EnCodec."""
+    def start(self, batch: int = 1, *, position: int = 0) -> Past:
+        """The past before the first frame: one frame of zeros, as in EnCodec.
+
+        Args:
+            batch: sequences at once.
+            position: of the first frame; other than 0 for a stretch of a longer sequence.
+        """
         shape = (batch, self.config.n_layers, 1, self.config.dim)
-        return Past(self.norm_in.weight.new_zeros(shape), 0)
+        return Past(self.norm_in.weight.new_zeros(shape), position)
 
     def forward(self, codes: Tensor, past: Past) -> tuple[Tensor, Past]:
         """Predict the codes of every frame from those of the frames before.
@@ -131,15 +141,30 @@ class CodeTransformer(nn.Module):
         phase = position / (10_000 ** (channel / (half - 1)))
         return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
 
-    def loss(self, codes: Tensor) -> Tensor:
-        """Mean bits per code of sequences `[batch, n_frames, n_codebooks]`."""
+    def bits(self, codes: Tensor, *, position: int = 0) -> Tensor:
+        """Bits that every code of sequences costs.
+
+        Args:
+            codes: `[batch, n_frames, any prefix of n_codebooks]`.
+            position: of their first frames; see `start`.
+
+        Returns:
+            Of the same shape.
+        """
         before = F.pad(codes[:, :-1], (0, 0, 1, 0), value=-1)
-        logits, _ = self(before, self.start(len(codes)))
-        return F.cross_entropy(logits, codes.transpose(1, 2)) / torch.log(torch.tensor(2.0))
+        logits, _ = self(before, self.start(len(codes), position=position))
+        # Codewords last, as the logits lie in memory.
+        of_codewords = logits.permute(0, 2, 3, 1)
+        nats = F.cross_entropy(
+            of_codewords.flatten(0, 2), codes.transpose(1, 2).flatten(), reduction="none"
+        )
+        return nats.view(of_codewords.shape[:3]).transpose(1, 2) / math.log(2)
 
 
 class CodeProbabilities:
     """A `CodeTransformer` as language model of `.ecdc` files: one frame after the other.
+
+    Never of `.rvq` files: another machine may round these probabilities to other symbols.
 
     Args:
         model: in evaluation mode.
@@ -162,9 +187,24 @@ class CodeProbabilities:
         Args:
             previous: codes of the frame before, `[n_codebooks]`; None at the start.
             n_codebooks: codes per frame.
+
+        Raises:
+            ModelError: more than the model knows.
         """
+        known = self._model.config.n_codebooks
+        if n_codebooks > known:
+            raise ModelError(
+                f"the language model knows {known} codebooks, the codes use {n_codebooks}; give a "
+                "lower bitrate or another language model"
+            )
         before = torch.full((1, 1, n_codebooks), -1)
         if previous is not None:
             before[0, 0] = torch.from_numpy(previous)
         logits, self._past = self._model(before, self._past)
         return torch.softmax(logits, dim=1)[0, :, :, 0].T.numpy()
+
+
+def tensor_name(parameter: str) -> str:
+    """The name that files have for a parameter of a `CodeTransformer`: that of EnCodec's."""
+    inside = parameter.startswith(("layers", "norm_in"))
+    return f"transformer.{parameter}" if inside else parameter

@@ -5,8 +5,6 @@ and rounded to integers at the end. Its output weights start from the geometry o
 codewords near to each other become likely together, long before each has been seen often.
 """
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +19,7 @@ from rvq.bitstream.tables import TOP
 from rvq.codec.codec import Codec
 from rvq.errors import InputError
 from rvq.replacing import replacing
-
-Integers = npt.NDArray[np.int64]
-Progress = Callable[[float], None]
-"""Called with the share of the work done, 0 to 1."""
+from rvq.train.codes import Integers, Progress, gather
 
 WIDTH = 32
 """Principal components of the codewords that networks look at."""
@@ -36,7 +31,6 @@ MEMORY = 3
 BLOCK = 75
 _CEILING = 8.0
 """Greatest activation while learning; `TOP` once rounded."""
-_SHARE_OF_SILENCE = 0.02
 
 
 def learn(
@@ -67,7 +61,9 @@ def learn(
     Raises:
         InputError: nothing packed there, or less than a block.
     """
-    blocks = gather(codec, data, minutes, progress=lambda share: progress(share / 2))
+    blocks = gather(
+        codec, data, minutes, n_frames=BLOCK, progress=lambda share: progress(share / 2)
+    )
     n_layers = blocks.shape[2]
     codebooks = codec.runtime.codebooks
     features = _features(codebooks, blocks)
@@ -110,46 +106,6 @@ def learn_for(
     with replacing(codec.folder / FILE) as temporary:
         temporary.write_bytes(learned)
     return codec.folder / FILE
-
-
-def gather(
-    codec: Codec, data: list[Path], minutes: float, *, progress: Progress = lambda share: None
-) -> Integers:
-    """Codes of packed recordings in blocks, `[n, BLOCK, n_codebooks]`, some of silence.
-
-    Raises:
-        InputError: nothing packed there, or less than a block.
-    """
-    paths = sorted(path for folder in data for path in (folder / "train").glob("*.npy"))
-    lengths = {path: len(np.load(path, mmap_mode="r")) ** 0.5 for path in paths}
-    rate = codec.runtime.sample_rate
-    parts: list[Integers] = []
-    for done, path in enumerate(paths):
-        facts = json.loads(path.with_suffix(".json").read_text())
-        if facts["sample_rate"] != rate:
-            raise InputError(f"{path} is at {facts['sample_rate']} Hz, the model at {rate} Hz")
-        packed = np.load(path, mmap_mode="r")
-        wanted = int(minutes * 60 * rate * lengths[path] / sum(lengths.values()))
-        parts += _encode(codec, packed, wanted)
-        progress((done + 1) / len(paths))
-    if not parts:
-        raise InputError(f"no packed recordings under {', '.join(map(str, data))}")
-    silence = codec.encode(np.zeros((1, 10 * rate), np.float32), rate).indices[0]
-    silence = np.resize(silence, (int(len(parts) * _SHARE_OF_SILENCE) + 1, BLOCK, len(silence[0])))
-    return np.concatenate([np.stack(parts), silence])
-
-
-def _encode(codec: Codec, packed: npt.NDArray[np.int16], wanted: int) -> list[Integers]:
-    """Blocks of up to `wanted` samples, in pieces of 20 s spread over the recordings."""
-    piece = 20 * codec.runtime.sample_rate
-    n = max(1, min(wanted, len(packed)) // piece)
-    blocks: list[Integers] = []
-    for start in np.linspace(0, max(0, len(packed) - piece), n).astype(int):
-        audio = packed[start : start + piece].astype(np.float32)[None] / np.float32(32768)
-        codes = codec.encode(np.asarray(audio), codec.runtime.sample_rate).indices[0]
-        whole = len(codes) // BLOCK * BLOCK
-        blocks += list(codes[:whole].reshape(-1, BLOCK, codes.shape[1]))
-    return blocks
 
 
 def _features(codebooks: npt.NDArray[np.float32], blocks: Integers) -> npt.NDArray[np.int8]:
