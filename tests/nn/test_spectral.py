@@ -109,7 +109,7 @@ def test_the_linear_start_is_already_a_codec(speech):
     config = SpectralConfig(width=24, hidden=48, encoder_blocks=1, decoder_blocks=1)
     model = CodecModel(CodecConfig(config, QuantizerConfig(n_codebooks=1, codebook_size=16)))
     audio = torch.from_numpy(speech)
-    model.start_linear(audio)
+    model.start_from(audio)
     with torch.no_grad():
         latents = model.encode(audio)
         assert 0.3 < float(latents.std()) < 3

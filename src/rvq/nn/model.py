@@ -8,6 +8,7 @@ from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
 from rvq.errors import InputError
+from rvq.nn.convolution import CausalConv
 from rvq.nn.quantizer import Quantized, QuantizerConfig, ResidualVectorQuantizer
 from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder
 from rvq.nn.spectral import (
@@ -17,6 +18,12 @@ from rvq.nn.spectral import (
     SpectralEncoder,
     compand,
 )
+from rvq.nn.unit_variance import scale, scale_to_unit_variance
+
+_SCALED_BY = 8
+"""Examples that a SEANet is scaled by: a few seconds hold thousands of steps of every layer."""
+_FIRST_LEVEL = 0.1
+"""Of a SEANet's first output, to that of the audio: loud noise would have to be unlearned."""
 
 
 def network_kind(fields: Any) -> str:
@@ -107,22 +114,34 @@ class CodecModel(nn.Module):
         return cls(CONFIGS[name])
 
     @torch.no_grad()
-    def start_linear(self, audio: Tensor) -> None:
-        """Make linear paths, of networks that have them, principal components of the transform.
+    def start_from(self, audio: Tensor) -> None:
+        """Give untrained networks weights that suit the recordings they are for.
 
-        With them alone the untrained model is the best linear transform codec of its latents'
-        dimension for recordings like these.
+        Linear paths of spectral networks become principal components of the transform: with them
+        alone the model is the best linear transform codec of its latents' dimension. Convolutions
+        of a SEANet are scaled, so that latents follow the audio and the output the latents.
 
         Args:
-            audio: examples of what the model is for, `[batch, n_samples]`, minutes of them.
+            audio: examples, `[batch, n_samples]`, minutes of them; a SEANet takes the first few.
         """
+        if isinstance(self.encoder, SEANetEncoder):
+            self._start_scaled(audio[:_SCALED_BY])
+        else:
+            self._start_linear(audio)
+
+    def _start_scaled(self, audio: Tensor) -> None:
+        assert isinstance(self.decoder, SEANetDecoder)
+        latents = scale_to_unit_variance(self.encoder, lambda: self.encode(audio))
+        scale_to_unit_variance(self.decoder, lambda: self.decode(latents, audio.shape[1]))
+        last = self.decoder.chain.layers[-1]
+        assert isinstance(last, CausalConv)
+        scale(last.body.conv, _FIRST_LEVEL * float(audio.std()))
+
+    def _start_linear(self, audio: Tensor) -> None:
         network, encoder, decoder = self.config.network, self.encoder, self.decoder
-        if not (
-            isinstance(network, SpectralConfig)
-            and isinstance(encoder, SpectralEncoder)
-            and isinstance(decoder, SpectralDecoder)
-        ):
-            return
+        assert isinstance(network, SpectralConfig)
+        assert isinstance(encoder, SpectralEncoder)
+        assert isinstance(decoder, SpectralDecoder)
         hops = audio[:, : audio.shape[1] // network.hop_length * network.hop_length]
         cosine, _ = self.transform.analyse(hops)
         x = compand(cosine, network.companding).flatten(0, 1).double()

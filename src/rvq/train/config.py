@@ -47,6 +47,8 @@ class DataConfig:
 class LossConfig:
     """Shares of the gradient at the decoder's output, and the resolutions of the spectral losses.
 
+    Spectra count for most: waveform terms of equal weight hold back what codes cannot tell.
+
     Attributes:
         mel, complex, time: reconstruction terms, see `rvq.train.losses`.
         mel_magnitude, log_mel_magnitude: EnCodec's and SoundStream's multi-scale mel losses.
@@ -58,13 +60,13 @@ class LossConfig:
             each.
     """
 
-    mel: Weight = 1.0
-    complex: Weight = 1.0
-    time: Weight = 1.0
+    mel: Weight = 3.0
+    complex: Weight = 0.4
+    time: Weight = 0.4
     mel_magnitude: Weight = 0.0
     log_mel_magnitude: Weight = 0.0
-    adversarial: Weight = 0.4
-    feature: Weight = 0.8
+    adversarial: Weight = 0.6
+    feature: Weight = 1.25
     waveform_codebooks: PositiveInt = 8
     commitment: Weight = 0.1
     n_ffts: tuple[int, ...] = (2048, 512, 128)

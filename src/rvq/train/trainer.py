@@ -31,8 +31,8 @@ from rvq.train.config import ScheduleConfig, TrainConfig
 from rvq.train.data import Crops, load_sources
 from rvq.train.losses import ReconstructionLosses, adversarial_losses, discriminator_loss
 
-_LINEAR_START_BATCHES = 16
-"""Batches whose principal components the linear paths of a new model start from."""
+_START_BATCHES = 16
+"""Batches of recordings that the weights of a new model are made to suit."""
 _BALANCE_EVERY = 10
 """Steps between measurements of the gradients' norms."""
 
@@ -138,12 +138,12 @@ class Trainer:
         distributed.copy_first([*self.discriminator.state_dict().values()])
 
     def _start(self, exported: Path | None) -> None:
-        """Give a new run its first weights: an exported model's, or linear paths from examples."""
+        """Give a new run its first weights: an exported model's, or what suits examples."""
         if exported is not None:
             self._take_over(exported)
             return
-        examples = np.concatenate([self.crops.batch(i) for i in range(_LINEAR_START_BATCHES)])
-        self.model.start_linear(torch.from_numpy(examples).to(self.device))
+        examples = np.concatenate([self.crops.batch(i) for i in range(_START_BATCHES)])
+        self.model.start_from(torch.from_numpy(examples).to(self.device))
 
     def _take_over(self, start: Path) -> None:
         """Start from the weights and codebooks of an exported model."""
