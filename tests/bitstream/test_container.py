@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from rvq.bitstream.container import Reader, Writer, dumps, loads, trim
+from rvq.bitstream.container import FRAMES_PER_BLOCK, Reader, Writer, dumps, loads, trim
 from rvq.bitstream.entropy import EntropyModel
 from rvq.bitstream.header import Header
 from rvq.errors import FormatError, InputError, ModelError
@@ -121,7 +121,7 @@ def test_appending_refuses_what_it_cannot_go_on_with(small_model):
     data = bytearray(dumps(random_codes(1, 100, 3), entropy=small_model))
     with pytest.raises(ModelError):
         Writer.append(io.BytesIO(data))
-    data[80] ^= 1
+    data[80] ^= 1  # which reading puts right, but a new checksum would hide
     with pytest.raises(FormatError, match="damaged"):
         Writer.append(io.BytesIO(data), small_model)
 
@@ -197,7 +197,7 @@ def test_file_inside_another_and_interleaved_iterators(tmp_path):
 
 def test_memory_does_not_grow_with_length(tmp_path):
     def peak(n_blocks):
-        codes = random_codes(n_frames=75, n_codebooks=8, bits=10).indices
+        codes = random_codes(n_frames=FRAMES_PER_BLOCK, n_codebooks=8, bits=10).indices
         tracemalloc.start()
         try:
             with (tmp_path / "long.rvq").open("w+b") as file:
@@ -225,4 +225,4 @@ def test_memory_does_not_grow_with_length(tmp_path):
 def test_container_overhead_is_small():
     codes = random_codes(1, 60 * 75, 2, 10)
     packed = Header.from_bytes(dumps(codes)).payload_size
-    assert len(dumps(codes)) < 1.03 * packed
+    assert len(dumps(codes)) < 1.017 * packed

@@ -41,10 +41,17 @@ def layer_spans(data):
     return spans
 
 
+def assert_right(blocks, codes, frames_per_block=8):
+    for block in blocks:
+        if block.indices is not None:
+            at = frames_per_block * block.index
+            expected = codes.indices[:, at : at + block.n_frames, : block.indices.shape[2]]
+            np.testing.assert_array_equal(block.indices, expected)
+
+
 @pytest.mark.parametrize("variable", [False, True])
-def test_every_bit_flip_costs_a_layer_of_a_block_at_most_and_is_reported(variable):
+def test_every_bit_flip_is_put_right_and_reported(variable):
     codes, data = sample(variable)
-    spans = layer_spans(data)
     for position in range(8 * len(data)):
         damaged = bytearray(data)
         damaged[position // 8] ^= 1 << position % 8
@@ -52,20 +59,31 @@ def test_every_bit_flip_costs_a_layer_of_a_block_at_most_and_is_reported(variabl
             loads(bytes(damaged), entropy=MODEL)
         reader = Reader(io.BytesIO(damaged), entropy=MODEL)
         blocks = list(reader.blocks())
-        hit = [span for span in spans if span[0] <= position // 8 < span[1]]
-        lost = [(block.index, block.lost_layers) for block in blocks if not block.intact]
-        assert len(blocks) == 4
-        if hit:
-            (_, _, index, layer) = hit[0]
-            assert lost == [(index, 3 - layer)]
-        else:
-            assert not lost
-            assert reader.header.repaired or reader.whole is False
-        for block in blocks:
-            if block.indices is not None:
-                at = 8 * block.index
-                expected = codes.indices[:, at : at + 8, : block.indices.shape[2]]
-                np.testing.assert_array_equal(block.indices, expected)
+        assert [block.intact for block in blocks] == [True] * 4
+        assert reader.header.repaired or reader.whole is False
+        assert_right(blocks, codes)
+        target = io.BytesIO()
+        trim(io.BytesIO(damaged), target, 2)
+        assert Reader(io.BytesIO(target.getvalue())).header.n_codebooks == 2
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_two_damaged_bits_cost_layers_of_their_blocks_and_are_reported(variable):
+    codes, data = sample(variable)
+    spans = layer_spans(data)
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        first = int(random.integers(8 * spans[0][0], 8 * (len(data) - 4)))
+        positions = {first, first + int(random.integers(1, 40))}
+        for position in positions:
+            damaged[position // 8] ^= 1 << position % 8
+        reader = Reader(io.BytesIO(damaged), entropy=MODEL)
+        blocks = list(reader.blocks())
+        assert reader.whole is False
+        assert_right(blocks, codes)
+        hit = {s[2] for s in spans for p in positions if s[0] <= p // 8 < s[1]}
+        assert {block.index for block in blocks if not block.intact} <= hit
 
 
 def test_every_truncation_keeps_what_is_before_it():
@@ -77,11 +95,7 @@ def test_every_truncation_keeps_what_is_before_it():
             continue
         blocks = read(data[:length], entropy=MODEL)
         assert sum(block.lost_layers for block in blocks) or length >= len(data) - 4
-        for block in blocks:
-            if block.indices is not None:
-                at = 8 * block.index
-                expected = codes.indices[:, at : at + 8, : block.indices.shape[2]]
-                np.testing.assert_array_equal(block.indices, expected)
+        assert_right(blocks, codes)
         target = io.BytesIO()
         trim(io.BytesIO(data[:length]), target, 1)
         intact = [block.intact for block in read(target.getvalue(), entropy=MODEL)]
@@ -109,7 +123,7 @@ def test_a_hole_of_any_length_costs_the_blocks_in_it(n_codebooks):
                         at = 10 * block.index
                         np.testing.assert_array_equal(block.indices, codes.indices[:, at : at + 10])
                 lost = {block.index for block in blocks if not block.intact}
-                # One layer has one check byte: by chance it may need a block more to be sure.
+                # One layer has one check: by chance it may need a block more to be sure.
                 assert len(lost - touched) <= (2 if n_codebooks == 1 else 0)
 
 
@@ -117,8 +131,8 @@ def test_cutting_keeps_damage_recognisable():
     codes = random_codes(n_frames=24)
     data = bytearray(write(codes, frames_per_block=8))
     spans = {(index, layer): (a, b) for a, b, index, layer in layer_spans(bytes(data))}
-    data[spans[1, 0][1] - 1] ^= 1
-    data[spans[2, 1][1] - 1] ^= 1  # in the layer that is cut away
+    data[spans[1, 0][1] - 1] ^= 3
+    data[spans[2, 1][1] - 1] ^= 3  # in the layer that is cut away
     target = io.BytesIO()
     trim(io.BytesIO(data), target, 1)
     reader = Reader(io.BytesIO(target.getvalue()))
@@ -142,15 +156,15 @@ def test_exchanged_blocks_and_trailing_bytes_are_noticed():
 
 @settings(max_examples=300, deadline=None)
 @given(
-    version=st.sampled_from([1, 2]),
+    version=st.sampled_from([1, 2, 3]),
     fields=st.binary(max_size=HEADER_SIZE - 9),
     payload=st.binary(max_size=300),
 )
 def test_random_bytes_raise_only_format_error(version, fields, payload):
-    size = (HEADER_SIZE if version == 2 else 38) - 9
+    size = (HEADER_SIZE if version > 1 else 38) - 9
     sealed = b"RVQ\x1a" + bytes([version]) + fields[:size].ljust(size, b"\1")
     sealed += struct.pack("<I", zlib.crc32(sealed))
-    for data in (payload, b"RVQ\x1a\x02" + fields + payload, sealed + payload):
+    for data in (payload, b"RVQ\x1a\x03" + fields + payload, sealed + payload):
         for attempt in (
             lambda data: loads(data, entropy=MODEL),
             lambda data: read(data, entropy=MODEL),
@@ -238,6 +252,6 @@ def test_a_small_file_that_claims_many_entropy_coded_frames_takes_no_memory():
 
 def test_packed_files_are_still_checked_without_any_model():
     data = bytearray(dumps(random_codes(1, 100, 2, 10)))
-    data[100] ^= 1
+    data[100] ^= 3
     with pytest.raises(FormatError, match="block 0"):
         loads(bytes(data))

@@ -124,7 +124,7 @@ def test_a_block_is_bounded():
 @settings(max_examples=300, deadline=None)
 @given(st.binary(min_size=HEADER_SIZE - 9, max_size=HEADER_SIZE - 9))
 def test_any_fields_with_a_right_checksum_are_possible_or_refused(fields):
-    data = sealed(MAGIC + b"\x02" + fields)
+    data = sealed(MAGIC + b"\x03" + fields)
     try:
         header = Header.from_bytes(data)
     except FormatError:
@@ -141,10 +141,10 @@ def test_any_fields_with_a_right_checksum_are_possible_or_refused(fields):
         (b"", "not an .rvq file"),
         (b"OggS" + bytes(60), "not an .rvq file"),
         (FIXED[:20], "ends inside its header"),
-        (MAGIC + b"\x03", "version 3.*upgrade"),
-        (sealed(MAGIC + b"\x03" + FIXED[5:-4]), "version 3.*upgrade"),
+        (MAGIC + b"\x04", "version 4.*upgrade"),
+        (sealed(MAGIC + b"\x04" + FIXED[5:-4]), "version 4.*upgrade"),
         (sealed(MAGIC + b"\x00" + FIXED[5:-4]), "version 0"),
-        (sealed(MAGIC + b"\x02\x04" + FIXED[6:-4]), "newer rvq"),
+        (sealed(MAGIC + b"\x03\x04" + FIXED[6:-4]), "newer rvq"),
         (sealed(FIXED[:19] + b"\0\0" + FIXED[21:-4]), "frame rate"),
         (FIXED[:-2] + b"??", "damaged"),
         (sealed(FIXED[:6] + b"\x00" + FIXED[7:-4]), "channels must be"),

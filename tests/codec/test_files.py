@@ -18,6 +18,14 @@ def compressed(codec, speech_path, tmp_path):
     return target
 
 
+@pytest.fixture
+def several_blocks(codec, speech, tmp_path):
+    source, target = tmp_path / "long.wav", tmp_path / "long.rvq"
+    soundfile.write(source, np.tile(speech, 4)[:, : 12 * 24_000].T, 24_000)
+    encode_file(codec, source, target, bitrate=1.5)
+    return target
+
+
 def test_a_file_holds_what_compress_gives(codec, speech, compressed):
     assert compressed.read_bytes() == codec.compress(speech, 24_000, 3)
 
@@ -30,31 +38,37 @@ def test_decodes_to_the_format_of_the_ending(codec, compressed, speech, ending):
     assert (info.samplerate, info.channels, info.frames) == (24_000, 1, speech.shape[1])
 
 
-def test_damage_is_confined_and_reported(codec, compressed, speech):
-    whole = compressed.with_suffix(".wav")
-    decode_file(codec, compressed, whole)
-    data = bytearray(compressed.read_bytes())
-    with compressed.open("rb") as file:
+def test_damage_is_confined_and_reported(codec, several_blocks):
+    whole = several_blocks.with_suffix(".wav")
+    decode_file(codec, several_blocks, whole)
+    data = bytearray(several_blocks.read_bytes())
+    with several_blocks.open("rb") as file:
         reader = Reader(file)
         header = reader.header
         first = next(reader.payloads())
-    data[header.size + len(write_layers(first)) + 5] ^= 4  # first layer of the second block
-    compressed.write_bytes(data)
-    target = compressed.with_name("damaged.wav")
-    damage = decode_file(codec, compressed, target)
-    assert (damage.lost, damage.n_blocks) == (1, header.n_blocks)
-    before, after = soundfile.read(whole)[0], soundfile.read(target)[0]
-    assert len(before) == len(after) == speech.shape[1]
-    second = 24_000
-    np.testing.assert_allclose(before[: second - 960], after[: second - 960], atol=1e-4)
-    assert np.abs(after[second + 640 : 2 * second - 960]).max() < 1e-3
+    at = header.size + len(write_layers(first)) + 8  # first layer of the second block
+    target = several_blocks.with_name("damaged.wav")
+    before = soundfile.read(whole)[0]
+    for bits, lost in ((4, 0), (3, 1)):  # one bit is put right, two are not
+        data[at] ^= bits
+        several_blocks.write_bytes(data)
+        damage = decode_file(codec, several_blocks, target)
+        assert (damage.lost, damage.n_blocks, damage.noticed) == (lost, header.n_blocks, True)
+        after = soundfile.read(target)[0]
+        assert len(before) == len(after)
+        if not lost:
+            np.testing.assert_array_equal(before, after)
+        data[at] ^= bits
+    block = 24_000 * header.frames_per_block // 75
+    np.testing.assert_allclose(before[: block - 960], after[: block - 960], atol=1e-4)
+    assert np.abs(after[block + 640 : 2 * block - 960]).max() < 1e-3
 
 
-def test_truncated_file_plays_as_far_as_it_goes(codec, compressed):
-    data = compressed.read_bytes()
-    compressed.write_bytes(data[: len(data) // 2])
-    target = compressed.with_suffix(".wav")
-    damage = decode_file(codec, compressed, target)
+def test_truncated_file_plays_as_far_as_it_goes(codec, several_blocks):
+    data = several_blocks.read_bytes()
+    several_blocks.write_bytes(data[: len(data) // 2])
+    target = several_blocks.with_suffix(".wav")
+    damage = decode_file(codec, several_blocks, target)
     assert 0 < damage.lost < damage.n_blocks
     assert soundfile.info(target).frames > 24_000
 

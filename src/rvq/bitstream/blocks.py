@@ -1,16 +1,18 @@
-"""Blocks of a file: for each layer its size, a check byte, and its bytes; and finding them again.
-
-The check byte covers size and bytes, and has the numbers of the block and of the layer mixed in:
-so blocks and layers that changed places are noticed, and after damage a reader that has lost its
-place finds a block by what its checks say.
-"""
+"""Blocks of a file: for each layer its size, a check, and its bytes; and finding them again."""
 
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from rvq.bitstream.coder import crc8
+from rvq.bitstream.framing import (
+    LONGEST_MENDED,
+    MAX_DIGITS,
+    Framing,
+    Framing2,
+    read_size,
+    write_size,
+)
 from rvq.bitstream.header import CRC, Header
 
 _READ_SIZE = 2**16
@@ -42,18 +44,17 @@ class StoredBlock:
         return None not in self.layers
 
 
-def check_byte(index: int, layer: int, sized: bytes) -> int:
-    """CRC-8 of a layer's size and bytes, exclusive-or the numbers of its block and itself."""
-    return crc8(sized) ^ (index + 37 * layer) & 255
-
-
 def write_layers(block: StoredBlock) -> bytes:
-    """A block as it stands in the file; lost layers are empty, with a check byte that is wrong."""
+    """A block as it stands in the file; lost layers are empty, with a check that is wrong."""
+    framing = Framing()
     parts = []
     for layer, data in enumerate(block.layers):
-        size = _varint(len(data or b""))
-        check = check_byte(block.index, layer, size + (data or b""))
-        parts += [size, bytes([check if data is not None else check ^ 255]), data or b""]
+        sized = write_size(len(data or b"")) + (data or b"")
+        check = framing.check(block.index, layer, sized)
+        if data is None:
+            check = bytes(byte ^ 255 for byte in check)
+        size = len(sized) - len(data or b"")
+        parts += [sized[:size], check, sized[size:]]
     return b"".join(parts)
 
 
@@ -105,126 +106,164 @@ class Source:
 
 def read_blocks(source: Source, header: Header, index: int) -> Iterator[StoredBlock]:
     """Blocks from `index` on, which stands next in the source, past whatever is damaged."""
-    while index < header.n_blocks:
-        frames = header.block_frames(index)
-        layers, lengths = _parse(source, header, index)
-        following = _next_block(source, header, index, lengths, layers)
-        yield StoredBlock(index, frames, tuple(layers), end=following is None)
-        if following is None:
-            return
-        offset, next_index = following
-        source.advance(offset)
-        for lost in range(index + 1, next_index):
-            yield StoredBlock(lost, header.block_frames(lost), (None,) * header.n_codebooks)
-        index = next_index
+    return _BlockReader(source, header).blocks(index)
 
 
-def _parse(source: Source, header: Header, index: int) -> tuple[list[bytes | None], list[int]]:
-    """Layers of the block ahead, and the lengths in the file of those that seem to be there."""
-    layers: list[bytes | None] = [None] * header.n_codebooks
-    limit = header.longest_layer(header.block_frames(index))
-    lengths: list[int] = []
-    offset = 0
-    for layer in range(header.n_codebooks):
-        head = source.peek(offset, 5)
-        size, digits = _read_varint(head)
-        if not digits or size > limit:
-            break
-        length = digits + 1 + size
-        if not source.available(offset + length):
-            break
-        data = source.peek(offset + digits + 1, size)
-        if check_byte(index, layer, head[:digits] + data) == head[digits]:
-            layers[layer] = data
-        lengths.append(length)
-        offset += length
-    return layers, lengths
+@dataclass(frozen=True)
+class _Layer:
+    """A layer as it stands in the file, or seems to."""
+
+    sized: bytes  # its size and its bytes
+    check: bytes
+    digits: int  # bytes of the size
+
+    @property
+    def data(self) -> bytes:
+        return self.sized[self.digits :]
+
+    @property
+    def length(self) -> int:
+        return len(self.sized) + len(self.check)
 
 
-def _next_block(
-    source: Source,
-    header: Header,
-    index: int,
-    lengths: list[int],
-    layers: list[bytes | None],
-) -> tuple[int, int] | None:
-    """Where the next readable block begins, and its number; None if the file ends before one."""
-    whole = len(lengths) == header.n_codebooks
-    end = sum(lengths)
-    if None not in layers or (whole and _begins(source, header, end, index + 1) == index + 1):
-        return end, index + 1
-    # Sizes cannot be trusted: look for a place where a block's checks agree on its number.
-    good = 0
-    for length, data in zip(lengths, layers, strict=False):
-        if data is None:
-            break
-        good += length
-    found = None
-    for offset in range(good, good + _SEARCHED):
-        if not source.available(offset + 2):
-            break
-        if (number := _begins(source, header, offset, index + 1)) is not None:
-            found = offset, number
-            break
-    if whole and (found is None or found[1] > index + 1):
-        trusted = layers[-1] is not None or index + 1 == header.n_blocks
-        return (end, index + 1) if trusted else found
-    return found
+class _BlockReader:
+    def __init__(self, source: Source, header: Header) -> None:
+        self._source = source
+        self._header = header
+        self._framing = Framing2() if header.version == 2 else Framing()
 
+    def blocks(self, index: int) -> Iterator[StoredBlock]:
+        """See `read_blocks`."""
+        header = self._header
+        while index < header.n_blocks:
+            layers, lengths = self._parse(index)
+            following = self._next_block(index, lengths, layers)
+            frames = header.block_frames(index)
+            yield StoredBlock(index, frames, tuple(layers), end=following is None)
+            if following is None:
+                return
+            offset, next_index = following
+            self._source.advance(offset)
+            for lost in range(index + 1, next_index):
+                yield StoredBlock(lost, header.block_frames(lost), (None,) * header.n_codebooks)
+            index = next_index
 
-def _begins(source: Source, header: Header, offset: int, least: int) -> int | None:
-    """Number of the block that begins at an offset ahead, at least `least`; None if none does.
+    def _parse(self, index: int) -> tuple[list[bytes | None], list[int]]:
+        """Layers of the block ahead, and lengths in the file of those that seem to be there."""
+        n = self._header.n_codebooks
+        layers: list[bytes | None] = [None] * n
+        limit = self._header.longest_layer(self._header.block_frames(index))
+        lengths: list[int] = []
+        offset = 0
+        for layer in range(n):
+            found = self._read(offset, limit)
+            if found is None or not self._right(found, index, layer):
+                mended = self._mend(offset, limit, index, layer)
+                found = mended or found
+            if found is None:
+                break
+            if self._right(found, index, layer):
+                layers[layer] = found.data
+            lengths.append(found.length)
+            offset += found.length
+        return layers, lengths
 
-    At least two check bytes must agree on it, of two layers or of two blocks of one layer.
-    """
-    if source.peek(offset, 5) == source.peek(offset, CRC.size) and header.n_blocks == least:
-        return least  # the checksum of the file and nothing else
-    first = _number(source, header, offset, 0)
-    if first is None:
-        return None
-    number, length = first
-    index = least + (number - least) % 256
-    if index - least > _AHEAD or index >= header.n_blocks:
-        return None
-    if header.n_codebooks > 1:
-        second = _number(source, header, offset + length, 1)
-        agree = second is not None and second[0] == number
-    elif index + 1 == header.n_blocks:
-        agree = not source.available(offset + length + CRC.size + 1)
-    else:
-        second = _number(source, header, offset + length, 0)
-        agree = second is not None and second[0] == (number + 1) % 256
-    return index if agree else None
+    def _read(self, offset: int, limit: int, head: bytes | None = None) -> _Layer | None:
+        """The layer at an offset ahead, if all of it is there.
 
+        Args:
+            offset: from here.
+            limit: the longest that it may be.
+            head: what its first bytes are taken to be.
+        """
+        head = self._source.peek(offset, MAX_DIGITS) if head is None else head
+        size, digits = read_size(head)
+        checked = digits + self._framing.check_size
+        if not digits or size > limit or not self._source.available(offset + checked + size):
+            return None
+        rest = self._source.peek(offset + digits, self._framing.check_size + size)
+        data, check = rest[self._framing.check_size :], rest[: self._framing.check_size]
+        return _Layer(head[:digits] + data, check, digits)
 
-def _number(source: Source, header: Header, offset: int, layer: int) -> tuple[int, int] | None:
-    """What the check byte of a layer at an offset says of its block, modulo 256; its length."""
-    head = source.peek(offset, 5)
-    size, digits = _read_varint(head)
-    if not digits or size > header.longest_layer(header.frames_per_block):
-        return None
-    data = source.peek(offset + digits + 1, size)
-    if len(data) < size:
-        return None
-    mixed = head[digits] ^ crc8(head[:digits] + data)
-    return (mixed - 37 * layer) % 256, digits + 1 + size
+    def _right(self, found: _Layer, index: int, layer: int) -> bool:
+        return self._framing.check(index, layer, found.sized) == found.check
 
+    def _mend(self, offset: int, limit: int, index: int, layer: int) -> _Layer | None:
+        """The layer at an offset ahead with one damaged bit put right, if that is possible."""
+        if not self._framing.mends:
+            return None
+        # A bit of its size comes first: that tells where the layer ends.
+        head = self._source.peek(offset, MAX_DIGITS)
+        for place in range(8 * len(head)):
+            changed = bytearray(head)
+            changed[place // 8] ^= 1 << place % 8
+            first = bytes(changed)
+            if place // 8 < read_size(first)[1]:
+                found = self._read(offset, min(limit, LONGEST_MENDED), first)
+                if found and self._right(found, index, layer):
+                    return found
+        found = self._read(offset, min(limit, LONGEST_MENDED))
+        sized = found and self._framing.mend(index, layer, found.sized, found.check)
+        if not found or not sized or sized[: found.digits] != found.sized[: found.digits]:
+            return None
+        return _Layer(sized, self._framing.check(index, layer, sized), found.digits)
 
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, least significant first; the highest bit says that more follow."""
-    digits = []
-    while value > 127:
-        digits.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*digits, value])
+    def _next_block(
+        self, index: int, lengths: list[int], layers: list[bytes | None]
+    ) -> tuple[int, int] | None:
+        """Where the next readable block begins, and its number; None if there is none."""
+        header, source = self._header, self._source
+        whole = len(lengths) == header.n_codebooks
+        end = sum(lengths)
+        if None not in layers or (whole and self._begins(end, index + 1) == index + 1):
+            return end, index + 1
+        # Sizes cannot be trusted: look for a place where a block's checks agree on its number.
+        good = 0
+        for length, data in zip(lengths, layers, strict=False):
+            if data is None:
+                break
+            good += length
+        found = None
+        for offset in range(good, good + _SEARCHED):
+            if not source.available(offset + 2):
+                break
+            if (number := self._begins(offset, index + 1)) is not None:
+                found = offset, number
+                break
+        if whole and (found is None or found[1] > index + 1):
+            trusted = layers[-1] is not None or index + 1 == header.n_blocks
+            return (end, index + 1) if trusted else found
+        return found
 
+    def _begins(self, offset: int, least: int) -> int | None:
+        """Number of the block that begins at an offset ahead, at least `least`; None if none does.
 
-def _read_varint(data: bytes) -> tuple[int, int]:
-    """A number at the start, of at most four bytes and followed by one more, and its length."""
-    value = 0
-    for place, byte in enumerate(data[:4]):
-        value |= (byte & 127) << 7 * place
-        if byte < 128:
-            canonical = byte or not place
-            return (value, place + 1) if canonical and place + 1 < len(data) else (0, 0)
-    return 0, 0
+        At least two checks must agree on it, of two layers or of two blocks of one layer.
+        """
+        header, cycle = self._header, self._framing.cycle
+        if least == header.n_blocks and len(self._source.peek(offset, CRC.size + 1)) == CRC.size:
+            return least  # the checksum of the file and nothing else
+        first = self._number(offset, 0)
+        if first is None:
+            return None
+        number, length = first
+        index = least + (number - least) % cycle
+        if index - least > _AHEAD or index >= header.n_blocks:
+            return None
+        if header.n_codebooks > 1:
+            second = self._number(offset + length, 1)
+            agree = second is not None and second[0] == number
+        elif index + 1 == header.n_blocks:
+            agree = not self._source.available(offset + length + CRC.size + 1)
+        else:
+            second = self._number(offset + length, 0)
+            agree = second is not None and second[0] == (number + 1) % cycle
+        return index if agree else None
+
+    def _number(self, offset: int, layer: int) -> tuple[int, int] | None:
+        """The block that a layer at an offset says it is of, modulo the cycle, and its length."""
+        found = self._read(offset, self._header.longest_layer(self._header.frames_per_block))
+        if found is None:
+            return None
+        number = self._framing.block(layer, found.sized, found.check)
+        return None if number is None else (number, found.length)

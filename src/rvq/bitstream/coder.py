@@ -92,6 +92,11 @@ def crc8(data: bytes) -> int:
     return reference.crc8(data) if _native is None else _native.crc8(data)
 
 
+def crc24(data: bytes) -> int:
+    """CRC-24 of OpenPGP (RFC 4880): polynomial 0x1864CFB, start 0xB704CE, highest bit first."""
+    return reference.crc24(data) if _native is None else _native.crc24(data)
+
+
 def _arguments(
     tables: Tables,
     base: npt.NDArray[np.int32],

@@ -1,7 +1,7 @@
 """The `.rvq` file: a header, then blocks of codes that can be found, cut and lost alone.
 
     file  = header block* CRC-32
-    block = for each codebook: size, check byte, codes of all channels and frames
+    block = for each codebook: size, check, codes of all channels and frames
 
 Blocks are decodable one by one, and layers from the first up, so that a lower bitrate is the same
 file without the last layers of its blocks, and damage costs a block or some of its layers.
@@ -19,7 +19,7 @@ import numpy as np
 from rvq.bitstream.blocks import write_layers
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.entropy import EntropyModel
-from rvq.bitstream.header import CRC, Header
+from rvq.bitstream.header import CRC, VERSION, Header
 from rvq.bitstream.reader import Block, Reader
 from rvq.bitstream.survey import survey
 from rvq.bitstream.writer import FRAMES_PER_BLOCK, Writer
@@ -48,7 +48,7 @@ def trim(
 
     The result equals, byte for byte, the file that writing only those codes makes. Damaged layers
     stay recognisably damaged, and a file that was cut off stays so. Either end may be a pipe. A
-    file of version 1 becomes one of version 2.
+    file of an older version becomes one of this.
 
     Args:
         source: an `.rvq` file open for binary reading.
@@ -71,7 +71,7 @@ def trim(
             f"n_codebooks must be in 1..{reader.header.n_codebooks}, which is what the file has, "
             f"got {n_codebooks}"
         )
-    header = replace(reader.header, n_codebooks=n_codebooks, version=2)
+    header = replace(reader.header, n_codebooks=n_codebooks, version=VERSION)
     target.write(header.to_bytes())
     crc, intact = 0, True
     for stored in reader.payloads():
@@ -119,8 +119,9 @@ def dumps(
     entropy: EntropyModel | None = None,
     variable: bool = False,
     metadata: Mapping[str, str] | None = None,
+    frames_per_block: int | None = None,
 ) -> bytes:
-    """A whole file in memory, with the default block length; arguments as for `Writer`.
+    """A whole file in memory; arguments as for `Writer`.
 
     Raises:
         InputError: codes that the format cannot hold; see `Writer`.
@@ -137,6 +138,7 @@ def dumps(
         entropy=entropy,
         variable=variable,
         metadata=metadata,
+        frames_per_block=frames_per_block,
     )
     writer.write(codes.indices)
     writer.close(codes.n_samples)

@@ -1,4 +1,4 @@
-"""The header of an `.rvq` file, version 2: what the file holds, and how its blocks are to be read.
+"""The header of an `.rvq` file, version 3: what the file holds, and how its blocks are to be read.
 
 A header survives one damaged bit anywhere: its checksum says which bit that must have been.
 """
@@ -14,7 +14,7 @@ from rvq.bitstream.packing import MAX_BITS, packed_size
 from rvq.errors import FormatError, InputError
 
 MAGIC = b"RVQ\x1a"
-VERSION = 2
+VERSION = 3
 HEADER_SIZE = 51
 """Bytes of the fixed part; metadata follow."""
 MAX_CODES_PER_BLOCK = 2**23
@@ -209,7 +209,7 @@ class Header:
         _, version, flags, *numbers, rate, hop, n_samples, n_frames, model, entropy, _ = (
             cls._FIELDS.unpack(fixed[: -CRC.size])
         )
-        if version != VERSION:
+        if version not in (2, VERSION):  # what else changed from 2 to 3 is in `framing`
             raise FormatError(f"this .rvq file has format version {version}, which does not exist")
         if flags > _ENTROPY_CODED + _VARIABLE:
             raise FormatError("this .rvq file uses features of a newer rvq: upgrade the package")
@@ -225,6 +225,7 @@ class Header:
                 frame_rate=Fraction(rate, hop),
                 entropy=entropy if flags & _ENTROPY_CODED else None,
                 variable=bool(flags & _VARIABLE),
+                version=version,
                 repaired=repaired,
             )
         except InputError as error:
@@ -251,6 +252,11 @@ def metadata_size(data: bytes) -> int:
     if not _sealed(fixed):
         fixed = _mend(fixed) or fixed
     return int.from_bytes(fixed[-CRC.size - 2 : -CRC.size], "little")
+
+
+def repairable(data: bytes) -> bool:
+    """Whether a damaged bit is all that is wrong with a fixed part."""
+    return len(data) >= HEADER_SIZE and _mend(data[:HEADER_SIZE]) is not None
 
 
 def check_magic(data: bytes) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rvq.bitstream import version1
 from rvq.bitstream.blocks import Source, StoredBlock, read_blocks
 from rvq.bitstream.entropy import EntropyModel
-from rvq.bitstream.header import CRC, HEADER_SIZE, MAGIC, Header, metadata_size
+from rvq.bitstream.header import CRC, HEADER_SIZE, MAGIC, Header, metadata_size, repairable
 from rvq.bitstream.layers import decode_layers
 from rvq.errors import FormatError, InputError, ModelError
 
@@ -70,7 +70,8 @@ class Reader:
     def _read_header(self) -> tuple[Header, int]:
         """The header and its length."""
         source = self._source
-        if source.peek(0, 5) == MAGIC + b"\x01":
+        first = source.peek(0, HEADER_SIZE)
+        if first.startswith(MAGIC + b"\x01") and not repairable(first):
             header = version1.read_header(source.advance(version1.HEADER_SIZE))
             return header, version1.HEADER_SIZE
         fixed = source.advance(HEADER_SIZE)

@@ -172,16 +172,19 @@ def decode(
     return codes, coder.exact()
 
 
-def _crc8_table() -> bytes:
+def _crc_table(polynomial: int, width: int) -> list[int]:
+    """What every byte becomes in a CRC with the polynomial `2**width + ...`."""
     table = []
     for value in range(256):
+        value <<= width - 8
         for _ in range(8):
-            value = value << 1 ^ (0x107 if value & 128 else 0)
-        table.append(value & 255)
-    return bytes(table)
+            value = value << 1 ^ (polynomial if value >> width - 1 & 1 else 0)
+        table.append(value)
+    return table
 
 
-_CRC8 = _crc8_table()
+_CRC8 = _crc_table(0x107, 8)
+_CRC24 = _crc_table(0x1864CFB, 24)
 
 
 def crc8(data: bytes) -> int:
@@ -189,4 +192,12 @@ def crc8(data: bytes) -> int:
     check = 0
     for byte in data:
         check = _CRC8[check ^ byte]
+    return check
+
+
+def crc24(data: bytes) -> int:
+    """See `coder.crc24`."""
+    check = 0xB704CE
+    for byte in data:
+        check = (check << 8 & 0xFFFFFF) ^ _CRC24[check >> 16 ^ byte]
     return check

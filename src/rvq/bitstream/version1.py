@@ -1,4 +1,4 @@
-"""Files of version 1, as if they were of version 2.
+"""Files of version 1, as if they were of a later one.
 
 Version 1 packed all codes, so that every size followed from the header:
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from rvq.bitstream.blocks import StoredBlock, write_layers
 from rvq.bitstream.entropy import EntropyModel
-from rvq.bitstream.header import CRC, HEADER_SIZE, Header
+from rvq.bitstream.header import CRC, HEADER_SIZE, MAX_CODED_FRAMES, VERSION, Header
 from rvq.bitstream.layers import encode_layers
 from rvq.bitstream.reader import Reader
 from rvq.errors import FormatError, InputError
 
-FRAMES_PER_BLOCK = 75
-"""One second of the default model."""
+FRAMES_PER_BLOCK = 375
+"""Five seconds of the default model: the container then takes about 1% of a bitrate."""
 
 
 class Writer:
@@ -35,7 +35,8 @@ class Writer:
         entropy: codes by this model; packs them if None.
         variable: whether frames may lack their last layers, as codes of -1.
         metadata: title, artist and the like, text by name.
-        frames_per_block: the unit of seeking and of damage.
+        frames_per_block: the unit of seeking and of damage; default `FRAMES_PER_BLOCK`, or fewer
+            with very many channels.
 
     Raises:
         InputError: a value out of range, or a file that cannot seek.
@@ -54,13 +55,15 @@ class Writer:
         entropy: EntropyModel | None = None,
         variable: bool = False,
         metadata: Mapping[str, str] | None = None,
-        frames_per_block: int = FRAMES_PER_BLOCK,
+        frames_per_block: int | None = None,
     ) -> None:
         bits = codebook_size.bit_length() - 1
         if codebook_size != 1 << max(bits, 0):
             raise InputError(
                 f"an .rvq file needs a codebook_size that is a power of two, got {codebook_size}"
             )
+        if frames_per_block is None:
+            frames_per_block = min(FRAMES_PER_BLOCK, MAX_CODED_FRAMES // max(channels, 1))
         header = Header(
             channels=channels,
             n_codebooks=n_codebooks,
@@ -98,7 +101,7 @@ class Writer:
 
     @classmethod
     def append(cls, file: BinaryIO, entropy: EntropyModel | None = None) -> "Writer":
-        """Go on writing a finished file of version 2.
+        """Go on writing a finished file of this version.
 
         Args:
             file: open for reading and writing, standing at the header; the end of the file is the
@@ -106,22 +109,26 @@ class Writer:
             entropy: the model that the file is coded by.
 
         Raises:
-            FormatError: the file is damaged, of version 1, or not coded by this entropy model.
+            FormatError: damaged, of an older version, or coded by another entropy model.
             InputError: the file cannot seek.
         """
         start = file.tell() if file.seekable() else 0
         reader = Reader(file, entropy=entropy)
         header = reader.header
-        if header.version == 1 or header.repaired:
+        if header.version != VERSION:
             raise FormatError(
-                "only undamaged .rvq files of version 2 can be appended to: decode this one and "
-                "encode it again"
+                f"only .rvq files of version {VERSION} can be appended to, and this one is of "
+                f"version {header.version}: `rvq trim` to all its codebooks makes a new one of it"
             )
+        if header.repaired:
+            raise FormatError("this .rvq file is damaged: nothing can be appended to it")
         held, size = None, 0
         for stored in reader.payloads():
             if not stored.intact or stored.end:
                 raise FormatError("this .rvq file is damaged: nothing can be appended to it")
             held, size = stored, size + len(write_layers(stored))
+        if reader.whole is False:  # by a bit that was put right in reading, for one
+            raise FormatError("this .rvq file is damaged: nothing can be appended to it")
         file.seek(start)
         writer = cls.__new__(cls)
         writer._begin(file, header, entropy)

@@ -7,7 +7,6 @@ matters. Silence, whose codes are expected and whose error is small anyway, cost
 import numpy as np
 import numpy.typing as npt
 
-from rvq.bitstream.container import FRAMES_PER_BLOCK
 from rvq.bitstream.entropy import EntropyModel
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.entropy_constrained import EntropyConstrainedSearch
@@ -18,6 +17,8 @@ from rvq.errors import InputError
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
+_SEARCHED = 75
+"""Frames that are searched together, and after which an average bitrate is looked after."""
 _BRAKE, _DRIFT = 1.0, 0.1
 """By how much quality falls, at once and for good, per second of an average bitrate overspent."""
 _LAYERS, _LAYERS_PER_STEP = 4, 2
@@ -31,7 +32,7 @@ _FORGETTING = 0.997
 
 
 class VariableEncoder(FrameEncoder):
-    """Turns samples into codes, -1 where a frame lacks a layer, a block of a file at a time.
+    """Turns samples into codes, -1 where a frame lacks a layer, a second at a time.
 
     Args:
         runtime: the model.
@@ -97,12 +98,12 @@ class VariableEncoder(FrameEncoder):
         self._latents = np.concatenate([self._latents, latents], axis=1)
         self._levels = np.concatenate([self._levels, levels], axis=1)
         parts = [np.empty((len(latents), 0, self.n_codebooks), np.int64)]
-        while self._latents.shape[1] >= FRAMES_PER_BLOCK:
-            parts.append(self._block(FRAMES_PER_BLOCK))
+        while self._latents.shape[1] >= _SEARCHED:
+            parts.append(self._block(_SEARCHED))
         return np.concatenate(parts, axis=1)
 
     def _block(self, n: int) -> Indices:
-        """Codes of the next block of a file, `[channels, n, n_codebooks]`."""
+        """Codes of the next frames, `[channels, n, n_codebooks]`."""
         latents, self._latents = self._latents[:, :n], self._latents[:, n:]
         levels, self._levels = self._levels[:, :n], self._levels[:, n:]
         seconds = n / self._runtime.frame_rate
