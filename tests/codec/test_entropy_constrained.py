@@ -63,9 +63,10 @@ def test_c_equals_numpy(beam_size, shape, monkeypatch):
     books, model, latents = case(**shape)
     search = EntropyConstrainedSearch(books, model, beam_size=beam_size)
     lagrangians = np.random.default_rng(1).uniform(0, 0.2, len(latents))
-    compiled = search(latents, lagrangians, len(books))
+    least = np.random.default_rng(2).integers(0, 4, len(latents))
+    compiled = search(latents, lagrangians, len(books), least)
     monkeypatch.setattr(entropy_constrained, "_native", None)
-    plain = search(latents, lagrangians, len(books))
+    plain = search(latents, lagrangians, len(books), least)
     np.testing.assert_array_equal(compiled.codes, plain.codes)
     assert compiled.bits == plain.bits
     assert len(latents) == 1 or len(np.unique((compiled.codes >= 0).sum(axis=1))) > 1
@@ -112,6 +113,14 @@ def test_a_frames_worth_is_its_own():
     depth = (search(latents, lagrangians, 4).codes >= 0).sum(axis=1)
     assert depth[:10].max() == 1
     assert depth[10:].min() > 1
+
+
+def test_a_frame_has_its_least_number_of_layers():
+    books, model, latents = case(n=20)
+    least = np.repeat([1, 3], 10)
+    search = EntropyConstrainedSearch(books, model, beam_size=4)
+    depth = (search(latents, np.full(20, 1e6), 4, least).codes >= 0).sum(axis=1)
+    np.testing.assert_array_equal(depth, least)
 
 
 def test_bad_settings():

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rvq.bitstream import reference
 from rvq.bitstream.entropy import EntropyModel
 from rvq.bitstream.tables import ABSENT, GROUP, Tables
-from rvq.errors import InputError
+from rvq.quantize.search import check_beam_size
 
 try:
     _native: Any = import_module("rvq.codec._entropy_constrained")
@@ -28,7 +28,6 @@ except ImportError:  # installed without a compiler
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-MAX_BEAM = 32
 _STEP = 32
 """Codewords side by side, as the C search reads them."""
 _NONE, _GOING, _ENDED = 0, 1, 2
@@ -108,32 +107,41 @@ class EntropyConstrainedSearch:
     """
 
     def __init__(self, codebooks: Floats, entropy: EntropyModel, *, beam_size: int) -> None:
-        if not 1 <= beam_size <= MAX_BEAM:
-            raise InputError(f"beam_size must be in 1..{MAX_BEAM}, got {beam_size}")
+        check_beam_size(beam_size)
         entropy.check(*codebooks.shape[:2])
         self._entropy = entropy
         self._beam_size = beam_size
         self._books = [_Book.of(codebook) for codebook in codebooks.astype(np.float32)]
 
     def __call__(
-        self, latents: Floats, lagrangians: npt.NDArray[np.float64], n_codebooks: int
+        self,
+        latents: Floats,
+        lagrangians: npt.NDArray[np.float64],
+        n_codebooks: int,
+        least: npt.NDArray[np.integer] | None = None,
     ) -> Found:
         """Search for the frames of one block.
 
         Args:
             latents: `[n_frames, dim]`.
             lagrangians: λ of every frame: squared error that a bit is worth.
-            n_codebooks: the most codes per frame; every frame has the first.
+            n_codebooks: the most codes per frame.
+            least: the fewest codes of every frame, `[n_frames]`; all have the first anyway.
         """
         n, beam = len(latents), self._beam_size
         prices = (lagrangians / 256).astype(np.float32)
+        least = np.ones(n, np.int64) if least is None else least
+        tables = self._entropy.tables
+        extend = _extend_in_numpy if _native is None else _extend
         found = _Hypotheses(latents, beam)
         known = np.zeros((n, beam, self._entropy.width), np.int32)
         paths = np.full((n, beam, n_codebooks), -1, np.int64)
         for layer in range(n_codebooks):
             base = self._entropy.base(layer, known[None, :, 0])[:, None]
             base = base + self._entropy.base_here(layer, known - known[:, :1])
-            _extend(self._entropy.tables(layer), self._books[layer], prices, base, found, layer > 0)
+            ends = np.zeros(n, bool) if not layer else layer >= least
+            step = _Layer(tables(layer), self._books[layer], prices, ends, base, layer > 0)
+            extend(step, found)
             codes = np.where(found.codes == ABSENT, -1, found.codes.astype(np.int64))
             parents = found.parents.astype(np.int64)[..., None]
             known = np.take_along_axis(known, parents, axis=1)
@@ -145,47 +153,45 @@ class EntropyConstrainedSearch:
         return Found(paths[:, 0], float(found.bits[:, 0].sum(dtype=np.int64)) / 256)
 
 
-def _extend(
-    tables: Tables,
-    book: _Book,
-    prices: Floats,
-    base: npt.NDArray[np.int32],
-    found: _Hypotheses,
-    optional: bool,
-) -> None:
-    """Extend the hypotheses of all frames by one layer.
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """What extends the hypotheses of all frames by one layer.
 
-    Args:
-        tables: of the layer.
-        book: of the layer.
+    Attributes:
+        tables: of the entropy model.
+        book: the codebook.
         prices: of 1/256 bit, `[n_frames]`.
+        ends: whether each frame may go without the layer.
         base: what lower layers add to the hidden units, `[n_frames, beam, hidden]`.
-        found: the hypotheses; codes and parents are set, the others are brought up to date.
-        optional: whether frames may lack this layer.
+        optional: whether it is coded which frames have the layer.
     """
-    if _native is None:
-        _extend_in_numpy(tables, book, prices, base, found, optional)
-        return
+
+    tables: Tables
+    book: _Book
+    prices: Floats
+    ends: npt.NDArray[np.bool_]
+    base: npt.NDArray[np.int32]
+    optional: bool
+
+
+def _extend(layer: _Layer, found: _Hypotheses) -> None:
+    """Bring the hypotheses of all frames up to date, and set their codes and parents."""
+    tables, book = layer.tables, layer.book
     (n, beam, dim), (memory, size, hidden) = found.residuals.shape, tables.past.shape
+    shape = (n, dim, beam, size, hidden, tables.shift, memory, tables.precision, layer.optional)
     _native.extend(
-        (n, dim, beam, size, hidden, tables.shift, memory, tables.precision, optional),
+        shape,
         *tables.packed,
         tables.past,
         *(book.panels, book.codewords, book.norms),
-        prices,
-        np.ascontiguousarray(base, np.int32),
+        *(layer.prices, layer.ends, np.ascontiguousarray(layer.base, np.int32)),
         *(found.residuals, found.errors, found.bits, found.states, found.codes, found.parents),
     )
 
 
-def _extend_in_numpy(
-    tables: Tables,
-    book: _Book,
-    prices: Floats,
-    base: npt.NDArray[np.int32],
-    found: _Hypotheses,
-    optional: bool,
-) -> None:
+def _extend_in_numpy(layer: _Layer, found: _Hypotheses) -> None:
+    """The same."""
+    book, optional = layer.book, layer.optional
     n, beam, dim = found.residuals.shape
     size = len(book.codewords)
     # One product and one sum after the other, as the C search does.
@@ -196,7 +202,7 @@ def _extend_in_numpy(
     seen = [[6, 1], [1, 6], [6, 1], [1, 6]]
     path = np.full(n, ABSENT, np.uint16)
     below = False
-    for t, price in enumerate(prices):
+    for t, price in enumerate(layer.prices):
         context = seen[2 * below + bool(path[t - 1] != ABSENT) if t else 0]
         absent, present = (
             (_log2(sum(context)) - _log2(count) if optional else 0) for count in context
@@ -207,11 +213,11 @@ def _extend_in_numpy(
         possible = np.zeros((beam, size + 1), bool)
         for b, state in enumerate(found.states[t]):
             if state == _GOING:
-                active = reference.activations(tables, base[t, b], path[:t], t)
-                bits[b, :size] += present + _prices(tables, active)
+                active = reference.activations(layer.tables, layer.base[t, b], path[:t], t)
+                bits[b, :size] += present + _prices(layer.tables, active)
                 bits[b, size] += absent
                 possible[b] = True
-            possible[b, size] = state == _ENDED or (state == _GOING and optional)
+            possible[b, size] = state == _ENDED or (state == _GOING and layer.ends[t])
         costs = np.where(possible, error + price * bits.astype(np.float32), np.inf)
         order = np.argsort(costs, axis=None, kind="stable")[:beam]
         parents, codes = np.divmod(order, size + 1)

@@ -58,8 +58,7 @@ class Search:
         fast: bool = False,
         threads: int = 1,
     ) -> None:
-        if not 1 <= beam_size <= native.MAX_BEAM:
-            raise InputError(f"beam_size must be in 1..{native.MAX_BEAM}, got {beam_size}")
+        check_beam_size(beam_size)
         if len(codebooks) > native.MAX_STAGES:
             raise InputError(f"at most {native.MAX_STAGES} codebooks, got {len(codebooks)}")
         self.books = Books.of(np.ascontiguousarray(codebooks, np.float32), penalties)
@@ -93,6 +92,16 @@ class Search:
                 x, self.books, self.beam_size, kept=kept, fast=self.fast, threads=self.threads
             )
         return blas.beam(x, self.books, self.beam_size, kept)
+
+
+def check_beam_size(beam_size: int) -> None:
+    """Refuse a beam wider than searches can follow.
+
+    Raises:
+        InputError: so it is, or narrower than one.
+    """
+    if not 1 <= beam_size <= native.MAX_BEAM:
+        raise InputError(f"beam_size must be in 1..{native.MAX_BEAM}, got {beam_size}")
 
 
 def decode(codes: Integers, codebooks: Floats) -> Floats:

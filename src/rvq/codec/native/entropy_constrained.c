@@ -134,7 +134,7 @@ typedef struct {
     Layer layer;
     long n, dim, beam;
     int optional;
-    Py_buffer weights, bias, past, panels, book, norms, lagrangians, base; /* read */
+    Py_buffer weights, bias, past, panels, book, norms, lagrangians, ends, base; /* read */
     Py_buffer residuals, errors, bits, states, codes, parents;             /* changed */
     float *products, *costs, *going, *kept;
     uint16_t *path; /* this layer of the best hypotheses so far */
@@ -159,8 +159,8 @@ static int allocate(Job *job)
 static void clear(Job *job)
 {
     Py_buffer *all[] = {&job->weights,   &job->bias,        &job->past,   &job->panels,
-                        &job->book,      &job->norms,       &job->lagrangians, &job->base,
-                        &job->residuals, &job->errors,      &job->bits,   &job->states,
+                        &job->book,      &job->norms,       &job->lagrangians, &job->ends,
+                        &job->base,      &job->residuals, &job->errors,      &job->bits,   &job->states,
                         &job->codes,     &job->parents};
     for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->obj)
@@ -189,6 +189,7 @@ static int fits(Job *job)
         job->past.len != layer->memory * layer->size * layer->hidden * 4 ||
         job->panels.len != layer->padded * dim * 4 || job->book.len != layer->size * dim * 4 ||
         job->norms.len != layer->size * 4 || job->lagrangians.len != n * 4 ||
+        job->ends.len != n ||
         job->base.len != all * layer->hidden * 4 || job->residuals.len != all * dim * 4 ||
         job->errors.len != all * 4 || job->bits.len != all * 4 || job->states.len != all ||
         job->codes.len != all * 2 || job->parents.len != all)
@@ -199,23 +200,40 @@ static int fits(Job *job)
     return 1;
 }
 
+/* One hypothesis and what its extensions have in common. */
+typedef struct {
+    const float *norms, *products;
+    const int32_t *logits;
+    Hypothesis from;
+    float lagrangian;
+    int32_t greatest, sure; /* logit of the likeliest codeword, and what its bits are short of */
+    long down;
+} Extension;
+
+static inline Hypothesis extension(const Extension *e, long k)
+{
+    uint32_t below = (uint32_t)(e->greatest - e->logits[k]) >> e->down;
+    below = below > LIKELIEST ? LIKELIEST : below;
+    Hypothesis next = {.state = GOING, .parent = e->from.parent, .code = (uint16_t)k};
+    next.error = e->from.error + (e->norms[k] - 2.0f * e->products[k]);
+    next.bits = e->sure + (int32_t)below;
+    next.cost = next.error + e->lagrangian * (float)next.bits;
+    return next;
+}
+
 /* Extensions of one hypothesis by all codewords, into the best. */
 static void extend(Job *job, const float *products, Hypothesis from, float lagrangian,
                    Hypothesis *best)
 {
     const Layer *layer = &job->layer;
-    const float *norms = job->norms.buf;
-    const long down = layer->precision - 8;
-    int32_t greatest = INT32_MIN;
+    Extension e = {.norms = job->norms.buf, .products = products, .logits = job->table.logits,
+                   .from = from, .lagrangian = lagrangian, .greatest = INT32_MIN,
+                   .sure = from.bits + log2_256(job->table.total) - LIKELIEST,
+                   .down = layer->precision - 8};
     for (long k = 0; k < layer->size; k++)
-        greatest = job->table.logits[k] > greatest ? job->table.logits[k] : greatest;
-    const int32_t sure = from.bits + log2_256(job->table.total) - LIKELIEST;
-    for (long k = 0; k < layer->size; k++) {
-        uint32_t below = (uint32_t)(greatest - job->table.logits[k]) >> down;
-        below = below > LIKELIEST ? LIKELIEST : below;
-        const float error = from.error + (norms[k] - 2.0f * products[k]);
-        job->costs[k] = error + lagrangian * (float)(sure + (int32_t)below);
-    }
+        e.greatest = e.logits[k] > e.greatest ? e.logits[k] : e.greatest;
+    for (long k = 0; k < layer->size; k++)
+        job->costs[k] = extension(&e, k).cost;
     for (long k = layer->size; k < layer->padded; k++)
         job->costs[k] = FLT_MAX;
     for (long start = 0; start < layer->padded; start += STEP) {
@@ -225,17 +243,8 @@ static void extend(Job *job, const float *products, Hypothesis from, float lagra
         if (!(least < best[job->beam - 1].cost))
             continue;
         for (long k = start; k < start + STEP && k < layer->size; k++)
-            if (job->costs[k] < best[job->beam - 1].cost) {
-                uint32_t below = (uint32_t)(greatest - job->table.logits[k]) >> down;
-                below = below > LIKELIEST ? LIKELIEST : below;
-                consider(best, job->beam,
-                         (Hypothesis){.cost = job->costs[k],
-                                      .error = from.error + (norms[k] - 2.0f * products[k]),
-                                      .bits = sure + (int32_t)below,
-                                      .state = GOING,
-                                      .parent = from.parent,
-                                      .code = (uint16_t)k});
-            }
+            if (job->costs[k] < best[job->beam - 1].cost)
+                consider(best, job->beam, extension(&e, k));
     }
 }
 
@@ -248,6 +257,7 @@ static void search(Job *job, Fill fill, Products products)
     int below = 0; /* whether the best of the frame before has the layer below */
     for (long t = 0; t < job->n; t++) {
         const float lagrangian = ((float *)job->lagrangians.buf)[t];
+        const int may_end = job->optional && ((uint8_t *)job->ends.buf)[t];
         float *residuals = (float *)job->residuals.buf + t * beam * dim;
         float *errors = (float *)job->errors.buf + t * beam;
         int32_t *bits = (int32_t *)job->bits.buf + t * beam;
@@ -283,7 +293,7 @@ static void search(Job *job, Fill fill, Products products)
                 extend(job, job->products + count++ * padded, next, lagrangian, best);
                 from.bits += absent;
             }
-            if (states[b] == ENDED || (states[b] == GOING && job->optional)) {
+            if (states[b] == ENDED || (states[b] == GOING && may_end)) {
                 from.cost = from.error + lagrangian * (float)from.bits;
                 consider(best, beam, from);
             }
@@ -317,11 +327,11 @@ static PyObject *extend_layer(PyObject *self, PyObject *args)
     Job job = {0};
     Layer *layer = &job.layer;
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "(llllllllp)y*y*y*y*y*y*y*y*w*w*w*w*w*w*", &job.n, &job.dim,
+    if (!PyArg_ParseTuple(args, "(llllllllp)y*y*y*y*y*y*y*y*y*w*w*w*w*w*w*", &job.n, &job.dim,
                           &job.beam, &layer->size, &layer->hidden, &layer->shift, &layer->memory,
                           &layer->precision, &job.optional, &job.weights, &job.bias,
                           &job.past, &job.panels, &job.book, &job.norms, &job.lagrangians,
-                          &job.base, &job.residuals, &job.errors, &job.bits, &job.states,
+                          &job.ends, &job.base, &job.residuals, &job.errors, &job.bits, &job.states,
                           &job.codes, &job.parents))
         return NULL;
     if (!fits(&job))
