@@ -2,15 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from rvq import Codec
 from rvq.cli.app import app
 from rvq.errors import InputError, ModelError
 from rvq.interop.checkpoint import find
-from rvq.interop.encodec import read_encodec
+from rvq.interop.ecdc import Segment, loads
+from rvq.interop.encodec import Encodec, read_encodec
+from rvq.nn.seanet import SEANetConfig, SegmentConfig
 
 transformers = pytest.importorskip("transformers")
 
@@ -237,10 +242,80 @@ def test_hub_names_are_refused_where_there_is_no_hub(monkeypatch):
         find("missing")
 
 
-def test_models_that_cannot_be_folders_say_what_serves_them(hugging_face, tmp_path):
-    _, _, ours = hugging_face
-    if ours.network.causal:
-        pytest.skip("this one can")
-    with pytest.raises(InputError, match=r"cannot be a model folder; .*\.ecdc --model CHECKPOINT"):
-        ours.write(tmp_path / "folder", {})
+@pytest.mark.parametrize("segments", [None, SegmentConfig(overlap=0.6)])
+def test_models_that_cannot_be_folders_say_what_serves_them(segments, tmp_path):
+    network = SEANetConfig(width=8, causal=False, segments=segments)
+    model = Encodec("encodec_32khz", network, torch.zeros(1, 4, 128))
+    with pytest.raises(InputError, match=r"cannot be a model folder; use `rvq\.interop\.encodec`"):
+        model.write(tmp_path / "folder", {})
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.slow
+def test_imported_segments_run_without_torch(hugging_face, clips, tmp_path):
+    theirs, folder, ours = hugging_face
+    if ours.network.causal:
+        pytest.skip("this one has no segments")
+    model = tmp_path / "model"
+    result = CliRunner().invoke(app, ["import", "encodec", str(folder), str(model)])
+    assert result.exit_code == 0, result.output
+    codec = Codec.load(model)
+    audio = clips(48_000, 2)[0][:, :, : round(1.7 * 48_000)]
+    codes = codec.encode(audio[0].numpy(), 48_000, 6, beam_size=1)
+    encoded = theirs.encode(audio, bandwidth=6.0)
+    n_whole, n_head = codec.runtime.frames_per_segment, codec.runtime.n_head
+    assert (n_whole, n_head, codes.n_codebooks) == (152, 2, 4)
+    segments = np.split(codes.indices[0], range(n_whole, codes.indices.shape[1], n_whole))
+    assert len(segments) == len(encoded.audio_codes)
+    ours_scaled = []
+    for segment, expected, scale in zip(
+        segments, encoded.audio_codes, encoded.audio_scales, strict=True
+    ):
+        own = torch.from_numpy(segment[n_head:])
+        assert (own == expected[0].T[: len(own)]).float().mean() > 0.99  # rounded otherwise
+        assert codec.runtime.loudness(segment[:n_head]) == pytest.approx(float(scale), rel=3e-5)
+        ours_scaled.append(Segment(segment[n_head:], float(scale)))
+    output = torch.from_numpy(codec.decode(codes))
+    expected = ours.decompress(ours_scaled, audio.shape[2])
+    torch.testing.assert_close(output, expected, atol=1e-4, rtol=0)
+    for refused in (codec.stream_encoder, codec.stream_decoder):
+        with pytest.raises(InputError, match="is not causal: it looks ahead, so it cannot stream"):
+            refused(channels=2, sample_rate=48_000)
+    with pytest.raises(ModelError, match="constant bitrates only"):
+        codec.encode(audio[0].numpy(), 48_000, quality=5)
+    wav, file, cut, back = (tmp_path / f"x.{e}" for e in ("wav", "rvq", "cut.rvq", "back.wav"))
+    soundfile.write(wav, audio[0].T.numpy(), 48_000, subtype="FLOAT")
+    for command in (
+        ["encode", wav, file, "--model", model, "--bitrate", "12", "--beam-size", "1"],
+        ["trim", file, cut, "--codebooks", "4"],
+        ["decode", cut, back, "--model", model],
+        ["info", cut],
+    ):
+        result = CliRunner().invoke(app, [str(part) for part in command])
+        assert result.exit_code == 0, result.output
+    decoded, rate = soundfile.read(back, dtype="float32")
+    assert rate == 48_000
+    np.testing.assert_allclose(decoded.T, output.clamp(-1, 1).numpy(), atol=1e-4)
+    data = bytearray(cut.read_bytes())
+    data[len(data) // 4] ^= 255  # in the first of two blocks, which is then silent
+    cut.write_bytes(data)
+    result = CliRunner().invoke(
+        app, ["decode", str(cut), str(back), "--force", "--model", str(model)]
+    )
+    assert result.exit_code == 0, result.output
+    damaged, _ = soundfile.read(back, dtype="float32")
+    assert not damaged[:47_520].any()
+    np.testing.assert_array_equal(damaged[48_000:], decoded[48_000:])
+    # The same codes in EnCodec's own format, without torch too.
+    ecdc, again = tmp_path / "x.ecdc", tmp_path / "again.wav"
+    for command in (
+        ["encode", wav, ecdc, "--model", model, "--beam-size", "1"],
+        ["decode", ecdc, again, "--model", model],
+    ):
+        result = CliRunner().invoke(app, [str(part) for part in command])
+        assert result.exit_code == 0, result.output
+    read = loads(ecdc.read_bytes())
+    for segment, ours_segment in zip(read.segments, segments, strict=True):
+        np.testing.assert_array_equal(segment.codes, ours_segment[n_head:])
+    played, _ = soundfile.read(again, dtype="float32")
+    np.testing.assert_allclose(played, decoded, atol=2e-4)

@@ -59,9 +59,10 @@ def encode(
         return
     if language_model is not None:
         raise InputError("only .ecdc files are coded with a language model; name the output .ecdc")
+    codec = Codec.load(model, threads=0)
     with progress_bar(f"encoding {source.name}") as report:
         encode_file(
-            Codec.load(model, threads=0),
+            codec,
             source,
             target,
             bitrate=6.0 if bitrate is None and quality is None and average is None else bitrate,
@@ -74,7 +75,7 @@ def encode(
     with open_rvq(target) as file:
         header = Reader(file).header
     size = target.stat().st_size
-    pcm = header.n_samples * header.channels * 2
+    pcm = header.n_samples * header.channels * codec.runtime.channels * 2
     typer.echo(
         f"{target}: {size} bytes, {size * 8 / 1000 / header.duration:.2f} kbps, "
         f"{pcm / size:.1f} times smaller than 16-bit PCM ({pcm} bytes)"

@@ -15,6 +15,7 @@ from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime, load_runtime
+from rvq.codec.segments import SegmentDecoder, SegmentEncoder, SegmentRuntime
 from rvq.codec.streaming import StreamDecoder, StreamEncoder
 from rvq.codec.variable import VariableEncoder
 from rvq.errors import InputError, ModelError
@@ -64,8 +65,8 @@ class Codec:
 
     @property
     def frame_rate(self) -> Fraction:
-        """Frames per second."""
-        return Fraction(self.runtime.sample_rate, self.runtime.hop_length)
+        """Frames of codes per second."""
+        return self.runtime.code_rate
 
     @property
     def model_hash(self) -> str:
@@ -105,15 +106,17 @@ class Codec:
         sample_rate: int,
         bitrate: float | None = None,
         beam_size: int = BEAM_SIZE,
-    ) -> FrameEncoder:
+    ) -> FrameEncoder | SegmentEncoder:
         """An encoder of samples that come in pieces, to codes."""
-        return FrameEncoder(
-            self.runtime,
-            channels=channels,
-            sample_rate=_checked(sample_rate),
-            n_codebooks=self.n_codebooks(bitrate),
-            beam_size=beam_size,
-        )
+        choices = {
+            "channels": channels,
+            "sample_rate": _checked(sample_rate),
+            "n_codebooks": self.n_codebooks(bitrate),
+            "beam_size": beam_size,
+        }
+        if isinstance(self.runtime, SegmentRuntime):
+            return SegmentEncoder(self.runtime, **choices)
+        return FrameEncoder(self.runtime, **choices)
 
     def variable_encoder(
         self,
@@ -128,8 +131,13 @@ class Codec:
 
         Raises:
             InputError: neither quality nor average, or out of range.
-            ModelError: the model has no entropy model.
+            ModelError: the model has no entropy model, or is not causal.
         """
+        if not self.runtime.causal:
+            raise ModelError(
+                f"model {self.runtime.name} is not causal and codes at constant bitrates only: "
+                "give a bitrate"
+            )
         if self.entropy is None:
             raise ModelError(
                 f"model {self.runtime.name} has no entropy model, which a variable bitrate needs: "
@@ -146,9 +154,12 @@ class Codec:
             bitrate=average,
         )
 
-    def frame_decoder(self, *, channels: int, sample_rate: int) -> FrameDecoder:
-        """A decoder of codes that come in pieces."""
-        return FrameDecoder(self.runtime, channels=channels, sample_rate=_checked(sample_rate))
+    def frame_decoder(self, *, channels: int, sample_rate: int) -> FrameDecoder | SegmentDecoder:
+        """A decoder of codes of so many channels that come in pieces."""
+        sample_rate = _checked(sample_rate)
+        if isinstance(self.runtime, SegmentRuntime):
+            return SegmentDecoder(self.runtime, channels=channels, sample_rate=sample_rate)
+        return FrameDecoder(self.runtime, channels=channels, sample_rate=sample_rate)
 
     def encoder_for(
         self,
@@ -159,7 +170,7 @@ class Codec:
         quality: float | None = None,
         average: float | None = None,
         beam_size: int = BEAM_SIZE,
-    ) -> FrameEncoder:
+    ) -> FrameEncoder | SegmentEncoder:
         """The encoder for a bitrate, a quality or an average bitrate.
 
         Raises:
@@ -306,7 +317,19 @@ class Codec:
             audio, sample_rate, bitrate, quality=quality, average=average, beam_size=beam_size
         )
         variable = quality is not None or average is not None
-        return dumps(codes, entropy=self.entropy, variable=variable, metadata=metadata)
+        return dumps(
+            codes,
+            entropy=self.entropy,
+            variable=variable,
+            metadata=self.file_metadata(metadata),
+            frames_per_block=self.runtime.frames_per_block,
+        )
+
+    def file_metadata(self, metadata: Mapping[str, str] | None) -> dict[str, str]:
+        """Metadata for a file, with what its header has no field for: channels in one of codes."""
+        together = self.runtime.channels
+        coded = {"coded together": f"{together} channels"} if together > 1 else {}
+        return {**(metadata or {}), **coded}
 
     def decompress(self, data: bytes) -> Floats:
         """The bytes of an .rvq file -> audio `[channels, samples]`.

@@ -101,7 +101,7 @@ def encode_file(
         with replacing(target) as temporary, temporary.open("wb") as file:
             writer = Writer(
                 file,
-                channels=audio.channels,
+                channels=encoder.coded_channels,
                 n_codebooks=encoder.n_codebooks,
                 codebook_size=codec.codebook_size,
                 sample_rate=audio.samplerate,
@@ -109,7 +109,8 @@ def encode_file(
                 frame_rate=codec.frame_rate,
                 entropy=codec.entropy,
                 variable=quality is not None or average is not None,
-                metadata=metadata,
+                metadata=codec.file_metadata(metadata),
+                frames_per_block=codec.runtime.frames_per_block,
             )
             for block in _blocks(audio):
                 if not np.isfinite(block).all():
@@ -146,11 +147,12 @@ def decode_file(
         if header.n_codebooks > len(codec.runtime.codebooks):
             raise FormatError(f"{source} uses more codebooks than the model has")
         decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
+        channels = header.channels * codec.runtime.channels
         # What follows the end of the file is not made up: the output ends where the blocks do.
         written, lost, weakened, seen = 0, 0, 0, 0
         with (
             replacing_audio(target) as temporary,
-            _create_audio(temporary, header.sample_rate, header.channels) as audio,
+            _create_audio(temporary, header.sample_rate, channels) as audio,
         ):
             for block in reader.blocks():
                 seen += 1
@@ -169,7 +171,7 @@ def decode_file(
             written += samples.shape[1]
             whole = seen == header.n_blocks
             if whole and written < header.n_samples:
-                audio.write(np.zeros((header.n_samples - written, header.channels), np.float32))
+                audio.write(np.zeros((header.n_samples - written, channels), np.float32))
         lost += header.n_blocks - seen
         noticed = header.repaired or lost + weakened > 0 or reader.whole is False
     return Damage(header.n_blocks, lost, weakened, noticed)

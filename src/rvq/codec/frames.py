@@ -27,7 +27,7 @@ _HELD, _FADE = 3, 5
 """Lost frames at full loudness, and until silence from there."""
 
 
-class _Resampler:
+class Resampler:
     """soxr on `[channels, samples]`, in pieces; nothing at all where the rates agree."""
 
     def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
@@ -36,11 +36,17 @@ class _Resampler:
             self._stream = soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32")
 
     def push(self, audio: Floats, last: bool = False) -> Floats:
+        """Samples -> those now complete at the other rate, all of them after the last."""
         if self._stream is None:
             return audio
         return self._stream.resample_chunk(np.ascontiguousarray(audio.T), last=last).T
 
     def check_saved(self) -> None:
+        """Refuse to be part of a saved state.
+
+        Raises:
+            InputError: it does resample.
+        """
         if self._stream is not None:
             raise InputError(
                 "the state of a stream can only be saved at the model's own sample rate, because a "
@@ -61,6 +67,7 @@ class FrameEncoder:
 
     Attributes:
         n_codebooks: codes per frame; may be changed between calls.
+        coded_channels: channels that the codes have.
     """
 
     def __init__(
@@ -74,9 +81,10 @@ class FrameEncoder:
         stretch: int | None = None,
     ) -> None:
         self.n_codebooks = n_codebooks
+        self.coded_channels = channels
         self._runtime = runtime
         self._stretch = stretch if stretch and not runtime.exact else runtime.stretch
-        self._resampler = _Resampler(sample_rate, runtime.sample_rate, channels)
+        self._resampler = Resampler(sample_rate, runtime.sample_rate, channels)
         self._state = runtime.start("encoder", channels)
         self._started = False
         self._nearest = runtime.search(beam_size)
@@ -95,7 +103,11 @@ class FrameEncoder:
         n_frames = -(-pending.shape[1] // hop) + self._runtime.delay
         missing = 0 if self._runtime.completes else n_frames * hop - pending.shape[1]
         self._pending = np.pad(pending, ((0, 0), (0, missing)))
-        return self._encode(n_frames, True)
+        codes = self._encode(n_frames, True)
+        latents = self._runtime.finish("encoder", self._state)
+        if latents is None:
+            return codes
+        return np.concatenate([codes, self._quantize(latents, self._pending)], axis=1)
 
     def save(self) -> bytes:
         """All that the encoder remembers, for `restore`.
@@ -145,7 +157,7 @@ class FrameEncoder:
     def _quantize(self, latents: Floats, samples: Floats) -> Indices:
         """Latents `[channels, n_frames, dim]` and their samples -> the codes now complete."""
         codes = self._nearest(latents.reshape(-1, latents.shape[2]), self.n_codebooks)
-        return codes.reshape(*latents.shape[:2], -1)
+        return codes.reshape(*latents.shape[:2], codes.shape[1])
 
 
 class FrameDecoder:
@@ -162,7 +174,7 @@ class FrameDecoder:
 
     def __init__(self, runtime: Runtime, *, channels: int, sample_rate: int) -> None:
         self._runtime = runtime
-        self._resampler = _Resampler(runtime.sample_rate, sample_rate, channels)
+        self._resampler = Resampler(runtime.sample_rate, sample_rate, channels)
         self._state = runtime.start("decoder", channels)
         self._late = runtime.delay * runtime.hop_length
         self._started = False
@@ -251,6 +263,9 @@ class FrameDecoder:
                 parts.append(runtime.decode(piece, self._state))
             self._started = True
             self._waiting = self._waiting[:, :0]
+        rest = runtime.finish("decoder", self._state) if last else None
+        if rest is not None:
+            parts.append(rest)
         audio = self._fade(np.concatenate(parts, axis=1))
         skipped = min(self._late, audio.shape[1])
         self._late -= skipped

@@ -39,7 +39,9 @@ def play_file(path: Path, model: str) -> None:
         decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
         try:
             with sounddevice.OutputStream(
-                samplerate=header.sample_rate, channels=header.channels, dtype="float32"
+                samplerate=header.sample_rate,
+                channels=header.channels * codec.runtime.channels,
+                dtype="float32",
             ) as device:
                 for block in reader.blocks():
                     if block.indices is None:

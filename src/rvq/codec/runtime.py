@@ -5,13 +5,14 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rvq.codec.search import CodeSearch
+from rvq.codec.search import CodeFinder, CodeSearch
 from rvq.errors import ModelError
 from rvq.quantize.search import n_cores
 
@@ -81,6 +82,9 @@ class Runtime(ABC):
         name, hash: of the model.
         sample_rate: Hz.
         hop_length: samples per frame.
+        channels: of the audio that are coded together.
+        causal: whether sound can be coded as it comes. Other models look ahead; they code files.
+        frames_per_block: frames in a block of a file; None for the default.
         delay: frames by which the decoder's output is late.
         first_frames: least number of frames in the first call of a network; one from then on.
         completes: whether the encoder makes a frame of a last hop that is not whole.
@@ -92,6 +96,9 @@ class Runtime(ABC):
             differ in the last bits, and nearly tied codewords may fall either way.
     """
 
+    channels = 1
+    causal = True
+    frames_per_block: int | None = None
     exact = False
     completes = False
 
@@ -112,7 +119,7 @@ class Runtime(ABC):
         self.stretch = STRETCH
         self._searches: dict[int, CodeSearch] = {}
 
-    def search(self, beam_size: int) -> CodeSearch:
+    def search(self, beam_size: int) -> CodeFinder:
         """Of codes, prepared once for every beam size."""
         if beam_size not in self._searches:
             self._searches[beam_size] = CodeSearch(
@@ -124,6 +131,11 @@ class Runtime(ABC):
     def frame_rate(self) -> float:
         """Frames per second."""
         return self.sample_rate / self.hop_length
+
+    @property
+    def code_rate(self) -> Fraction:
+        """Frames of codes per second of sound."""
+        return Fraction(self.sample_rate, self.hop_length)
 
     @property
     def latency(self) -> float:
@@ -142,6 +154,22 @@ class Runtime(ABC):
     def decode(self, latents: Floats, state: State) -> Floats:
         """Latents -> audio `[channels, n_frames * hop_length]`, late by `delay` hops."""
 
+    def finish(self, part: str, state: State) -> Floats | None:
+        """What networks that look ahead held back at the end; None of others, which never do."""
+        return None
+
+    def encode_whole(self, audio: Floats) -> Floats:
+        """A whole recording `[channels, n_samples]` -> latents `[channels, n_frames, dim]`."""
+        state = self.start("encoder", len(audio))
+        latents, rest = self.encode(audio, state), self.finish("encoder", state)
+        return latents if rest is None else np.concatenate([latents, rest], axis=1)
+
+    def decode_whole(self, latents: Floats) -> Floats:
+        """Latents of a whole recording -> audio `[channels, n_samples]`, late by `delay` hops."""
+        state = self.start("decoder", len(latents))
+        audio, rest = self.decode(latents, state), self.finish("decoder", state)
+        return audio if rest is None else np.concatenate([audio, rest], axis=1)
+
 
 def load_runtime(folder: Path, *, threads: int = 1) -> Runtime:
     """Load a model folder.
@@ -153,12 +181,16 @@ def load_runtime(folder: Path, *, threads: int = 1) -> Runtime:
     Raises:
         ModelError: no model there, a damaged one, or one of another version.
     """
+    from rvq.codec.centred import CentredRuntime
+    from rvq.codec.segments import SegmentRuntime
     from rvq.codec.spectral import load_spectral
     from rvq.codec.waveform import WaveformRuntime
 
     families: dict[str, Callable[..., Runtime]] = {
         "spectral": load_spectral,
         "waveform": WaveformRuntime,
+        "segments": SegmentRuntime,
+        "centred": CentredRuntime,
     }
     model = ModelFolder.read(folder)
     family = model.card.get("family", "spectral")

@@ -44,6 +44,7 @@ class StreamEncoder:
     ) -> None:
         if frames_per_packet < 1:
             raise InputError(f"frames_per_packet must be at least 1, got {frames_per_packet}")
+        _check_causal(runtime)
         self._runtime = runtime
         self._frames = FrameEncoder(
             runtime,
@@ -153,6 +154,7 @@ class StreamDecoder:
     """
 
     def __init__(self, runtime: Runtime, *, channels: int, sample_rate: int) -> None:
+        _check_causal(runtime)
         self._runtime = runtime
         self._frames = FrameDecoder(runtime, channels=channels, sample_rate=sample_rate)
         self._channels = channels
@@ -211,3 +213,11 @@ class StreamDecoder:
         arrays = load_state(data, "stream decoder", self._runtime.hash, shapes)
         self._frames.restore(arrays["frames"].tobytes())
         self._next = None if arrays["next"][0] < 0 else int(arrays["next"][0])
+
+
+def _check_causal(runtime: Runtime) -> None:
+    if not runtime.causal:
+        raise InputError(
+            f"model {runtime.name} is not causal: it looks ahead, so it cannot stream; encode and "
+            "decode files with it"
+        )

@@ -170,14 +170,14 @@ def _encode(
         Row(
             key=key,
             channel=channel,
-            channels=channels,
+            channels=len(codes),
             codes=codes[channel],
             codebook_size=codec.codebook_size,
-            frame_rate=codec.runtime.frame_rate,
+            frame_rate=float(codec.frame_rate),
             sample_rate=sample_rate,
             n_samples=n_samples,
             model_hash=codec.model_hash,
             metadata=metadata,
         )
-        for channel in range(channels)
+        for channel in range(len(codes))
     ]

@@ -66,7 +66,7 @@ def pooled_features(
     hop = runtime.hop_length
     n_frames = max(-(-len(audio) // hop), runtime.first_frames)
     whole = np.pad(audio, (0, n_frames * hop - len(audio)))
-    latents = runtime.encode(whole[None], runtime.start("encoder", 1))[0]
+    latents = runtime.encode_whole(whole[None])[0]
     codes = runtime.search(1)(latents, len(runtime.codebooks))
     layers = np.stack([book[codes[:, q]] for q, book in enumerate(runtime.codebooks)])
     features = {

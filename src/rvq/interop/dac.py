@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvq.errors import InputError, ModelError
+from rvq.errors import ModelError
 from rvq.interop.checkpoint import Checkpoint
 from rvq.interop.published import PublishedCodec
 from rvq.nn.dac import DacConfig, DacDecoder, DacEncoder
+from rvq.nn.model_folder import Part, write_model_folder
 
 
 class FactorisedCodebook(nn.Module):
@@ -40,6 +41,7 @@ class Dac(PublishedCodec):
 
     def __init__(self, config: DacConfig) -> None:
         super().__init__()
+        self.config = config
         self.name = f"dac_{config.sample_rate / 1000:g}khz"
         self.sample_rate, self.channels, self.hop_length = config.sample_rate, 1, config.hop_length
         self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
@@ -76,15 +78,46 @@ class Dac(PublishedCodec):
         return self.decoder(latents.transpose(1, 2))
 
     def write(self, folder: Path, facts: dict[str, object]) -> None:
-        """Refuse: a model folder's networks are causal, its search Euclidean.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(
-            f"{self.name} is not causal and looks codewords up by their angle, so it cannot be a "
-            "model folder; use `rvq.interop.dac` in Python"
+        """Write the folder of a model that `rvq.codec` loads, codebooks still factorised."""
+        stages, config = self._stages(), self.config
+        audio = {"audio": torch.zeros(1, 1, 5 * self.hop_length)}
+        latents = {"latents": torch.zeros(1, 5, config.dim)}
+        write_model_folder(
+            folder,
+            encoder=Part(_FramesFirst(self.encoder, before=False).eval(), audio, "latents"),
+            decoder=Part(_FramesFirst(self.decoder, before=True).eval(), latents, "audio"),
+            codebooks=torch.stack([stage.codebook.weight for stage in stages]).numpy(),
+            projections={
+                f"{part}.{kind}": torch.stack(
+                    [getattr(stage, part).get_parameter(kind).squeeze(-1) for stage in stages]
+                ).numpy()
+                for part in ("in_proj", "out_proj")
+                for kind in ("weight", "bias")
+            },
+            card={
+                "family": "centred",
+                "name": self.name,
+                "sample_rate": self.sample_rate,
+                "hop_length": self.hop_length,
+                "delay": 0,
+                "reach": {"encoder": config.encoder_reach, "decoder": config.decoder_reach},
+                "training": facts,
+            },
+            half_weights=False,
         )
+
+
+class _FramesFirst(nn.Module):
+    """A network whose latents, before or after it, are `[batch, n_frames, dim]`."""
+
+    def __init__(self, network: DacEncoder | DacDecoder, *, before: bool) -> None:
+        super().__init__()
+        self.network, self.before = network, before
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.before:
+            return self.network(x.transpose(1, 2))
+        return self.network(x).transpose(1, 2)
 
 
 def read_dac(path: Path) -> Dac:

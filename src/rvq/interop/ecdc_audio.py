@@ -1,7 +1,6 @@
 """Recordings <-> `.ecdc` files, by an imported model folder or by a checkpoint of EnCodec.
 
-A model folder runs without torch. A checkpoint needs torch, and serves the models that cannot be
-a folder: that of 48 kHz, whose segments each have a loudness of their own.
+A model folder runs without torch; a checkpoint needs it.
 """
 
 from pathlib import Path
@@ -15,8 +14,10 @@ from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.files import read_audio, write_audio
+from rvq.codec.segments import CrossFade, SegmentRuntime
 from rvq.errors import FormatError, InputError, ModelError
 from rvq.interop.ecdc import EcdcFile, LanguageModel, Segment, dumps, loads
+from rvq.quantize.search import decode
 from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
@@ -49,15 +50,13 @@ class EcdcModel(Protocol):
 class FolderModel:
     """An imported model folder, run without torch."""
 
-    channels = 1
-
-    def __init__(self, folder: str | Path, *, beam_size: int = BEAM_SIZE, threads: int = 0) -> None:
-        self._codec = Codec.load(folder, threads=threads)
+    def __init__(self, codec: Codec, *, beam_size: int = BEAM_SIZE) -> None:
+        self._codec = codec
         self._beam_size = beam_size
-        self.name = self._codec.runtime.name
-        self.sample_rate = self._codec.runtime.sample_rate
-        self.n_codebooks = len(self._codec.runtime.codebooks)
-        self.hash: str | None = self._codec.model_hash
+        self.name, self.channels = codec.runtime.name, codec.runtime.channels
+        self.sample_rate = codec.runtime.sample_rate
+        self.n_codebooks = len(codec.runtime.codebooks)
+        self.hash: str | None = codec.model_hash
 
     def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
         """See `EcdcModel`."""
@@ -75,6 +74,33 @@ class FolderModel:
                 model_hash=self._codec.model_hash,
             )
         )
+
+
+class SegmentFolderModel(FolderModel):
+    """The same of a model that codes segments."""
+
+    def __init__(self, codec: Codec, runtime: SegmentRuntime, *, beam_size: int) -> None:
+        super().__init__(codec, beam_size=beam_size)
+        self._runtime = runtime
+
+    def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
+        """See `EcdcModel`."""
+        runtime, n_codebooks = self._runtime, self._codec.n_codebooks(bitrate)
+        nearest = runtime.search(self._beam_size)
+        segments = []
+        for start in range(0, audio.shape[1], runtime.stride):
+            samples = audio[:, start : start + runtime.length]
+            latents, loudness = runtime.encode_segment(samples)
+            segments.append(Segment(nearest(latents, n_codebooks), loudness))
+        return tuple(segments)
+
+    def decompress(self, segments: tuple[Segment, ...], n_samples: int) -> Floats:
+        """See `EcdcModel`."""
+        joined, parts = CrossFade(self._runtime), []
+        for segment in segments:
+            latents = decode(segment.codes, self._runtime.codebooks)
+            parts.append(joined.push(self._runtime.decode_segment(latents, segment.scale)))
+        return np.concatenate([*parts, joined.flush()], axis=1)[:, :n_samples]
 
 
 class CheckpointModel:
@@ -121,8 +147,15 @@ def load_ecdc_model(name_or_path: str | Path, *, beam_size: int = BEAM_SIZE) -> 
         ModelError: there is no such model, it is damaged, or it is no EnCodec that the files know.
     """
     path = Path(name_or_path)
-    is_checkpoint = path.is_file() or (path / "config.json").is_file()
-    model = CheckpointModel(path) if is_checkpoint else FolderModel(path, beam_size=beam_size)
+    model: EcdcModel
+    if path.is_file() or (path / "config.json").is_file():
+        model = CheckpointModel(path)
+    else:
+        codec = Codec.load(name_or_path, threads=0)
+        if isinstance(codec.runtime, SegmentRuntime):
+            model = SegmentFolderModel(codec, codec.runtime, beam_size=beam_size)
+        else:
+            model = FolderModel(codec, beam_size=beam_size)
     if model.name not in ("encodec_24khz", "encodec_48khz"):
         raise ModelError(
             f".ecdc files are of EnCodec, {name_or_path} is {model.name}; give a folder written by "

@@ -5,12 +5,13 @@ they are, and folders of Hugging Face's `EncodecModel`, whose `config.json` may 
 """
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rvq.errors import InputError, ModelError
@@ -19,9 +20,10 @@ from rvq.interop.ecdc import Segment
 from rvq.interop.published import PublishedCodec
 from rvq.interop.seanet_names import seanet_names
 from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig, tensor_name
-from rvq.nn.convolution import Padding, fold_weight_norm
+from rvq.nn.convolution import Padding, fold_weight_norm, prepare_export
 from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
+from rvq.nn.model_folder import Part, write_model_folder
 from rvq.nn.quantizer import QuantizerConfig
 from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder, SegmentConfig
 from rvq.quantize.search import Search, decode
@@ -119,18 +121,51 @@ class Encodec(PublishedCodec):
         return audio[:, :n_samples]
 
     def write(self, folder: Path, facts: dict[str, object]) -> None:
-        """Write the folder of a model that `rvq.codec` loads, and `rvq train` starts from.
+        """Write the folder of a model that `rvq.codec` loads; from causal ones training can start.
 
         Raises:
-            InputError: it is not causal, or codes several channels together.
+            InputError: its networks need whole recordings, or their segments overlap by over half.
         """
-        if not self.network.causal or self.channels != 1:
+        if self.network.causal and self.channels == 1:
+            export(self.codec_model(), folder, name=self.name, facts=facts, half_weights=False)
+            return
+        segments = self.network.segments
+        if segments is None or segments.overlap > 0.5:
             raise InputError(
-                f"{self.name} is not causal or codes channels together, so it cannot be a model "
-                "folder; give its checkpoint to `rvq encode song.wav song.ecdc --model CHECKPOINT` "
-                "if it is EnCodec's at 48 kHz, or use `rvq.interop.encodec` in Python"
+                f"{self.name} is not causal or codes channels together, and has no segments that "
+                "overlap by half or less, so it cannot be a model folder; use "
+                "`rvq.interop.encodec` in Python"
             )
-        export(self.codec_model(), folder, name=self.name, facts=facts, half_weights=False)
+        self._write_segments(segments, folder, facts)
+
+    def _write_segments(
+        self, segments: SegmentConfig, folder: Path, facts: dict[str, object]
+    ) -> None:
+        model = deepcopy(self)
+        prepare_export(model)
+        audio = {"audio": torch.zeros(1, self.channels, 5 * self.hop_length)}
+        latents = {"latents": torch.zeros(1, 5, self.network.dim)}
+        write_model_folder(
+            folder,
+            encoder=Part(_Forgetting(model.encoder).eval(), audio, "latents"),
+            decoder=Part(_Forgetting(model.decoder).eval(), latents, "audio"),
+            codebooks=self.codebooks.numpy(),
+            card={
+                "family": "segments",
+                "name": self.name,
+                "sample_rate": self.sample_rate,
+                "channels": self.channels,
+                "hop_length": self.hop_length,
+                "delay": 0,
+                "segment": {
+                    "length": segments.n_samples(self.sample_rate),
+                    "stride": segments.stride(self.sample_rate),
+                    "normalise": segments.normalise,
+                },
+                "training": facts,
+            },
+            half_weights=False,
+        )
 
     @torch.no_grad()
     def codec_model(self) -> CodecModel:
@@ -154,13 +189,24 @@ class Encodec(PublishedCodec):
         return model
 
 
+class _Forgetting(nn.Module):
+    """A network that starts anew with every call."""
+
+    def __init__(self, network: SEANetEncoder | SEANetDecoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x, x.new_zeros(x.shape[0], self.network.state_size))[0]
+
+
 def overlap_add(parts: list[Tensor], stride: int) -> Tensor:
     """Join segments `[channels, n]` that start every `stride` samples, faded over their overlap.
 
     Weights rise from both ends of a segment to its middle; where segments overlap, each counts by
     its share of the weights.
     """
-    n_samples = stride * (len(parts) - 1) + parts[-1].shape[1]
+    n_samples = max(i * stride + part.shape[1] for i, part in enumerate(parts))
     position = torch.linspace(0, 1, parts[0].shape[1] + 2)[1:-1]
     triangle = 0.5 - (position - 0.5).abs()
     audio = torch.zeros(len(parts[0]), n_samples)

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 from rvq.errors import InputError
 
+_DILATIONS = (1, 3, 9)
+_UNITS_REACH = 3 * sum(_DILATIONS)
+"""Steps to either side that a step after three residual units depends on."""
+
 
 @dataclass(frozen=True)
 class DacConfig:
@@ -52,6 +56,26 @@ class DacConfig:
         """Samples per frame."""
         return math.prod(self.strides)
 
+    @property
+    def encoder_reach(self) -> int:
+        """Frames to either side that a frame of latents depends on, at most."""
+        reach, step = 3, 1  # in samples
+        for stride in self.strides:
+            reach += step * (_UNITS_REACH + 2 * stride)
+            step *= stride
+        return -(-(reach + step) // step)
+
+    @property
+    def decoder_reach(self) -> int:
+        """Frames to either side that a frame's samples depend on, at most."""
+        step = self.hop_length
+        reach = 3 + 3 * step  # in samples
+        for stride in reversed(self.strides):
+            reach += 2 * step
+            step //= stride
+            reach += step * _UNITS_REACH
+        return -(-reach // self.hop_length)
+
 
 class Snake(nn.Module):
     """x + sin^2(a x) / a with a learned per channel (Ziyin et al. 2020)."""
@@ -85,9 +109,9 @@ class _Units(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.res_unit1 = DacResidualUnit(channels, 1)
-        self.res_unit2 = DacResidualUnit(channels, 3)
-        self.res_unit3 = DacResidualUnit(channels, 9)
+        self.res_unit1, self.res_unit2, self.res_unit3 = (
+            DacResidualUnit(channels, dilation) for dilation in _DILATIONS
+        )
 
     def units(self, x: Tensor) -> Tensor:
         return self.res_unit3(self.res_unit2(self.res_unit1(x)))

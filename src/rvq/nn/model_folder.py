@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Part:
 
     Attributes:
         network: takes its inputs and a state `[batch, state_size]`, returns its output and the next
-            state; has `state_size`.
+            state; has `state_size`. One without takes only its inputs and returns only its output.
         inputs: example of each by name, `[1, n_frames, any]`, or `audio` `[1, 1, n_samples]`.
         output: its name.
     """
@@ -35,8 +36,8 @@ class Part:
 
     @property
     def state_size(self) -> int:
-        """Numbers that the network remembers per item."""
-        return int(self.network.state_size)  # type: ignore[arg-type]
+        """Numbers that the network remembers per item, 0 for none."""
+        return int(getattr(self.network, "state_size", 0))
 
 
 def write_model_folder(
@@ -47,6 +48,7 @@ def write_model_folder(
     codebooks: npt.NDArray[np.float32],
     card: dict[str, object],
     half_weights: bool,
+    projections: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> None:
     """Write a model folder.
 
@@ -58,12 +60,15 @@ def write_model_folder(
         card: family, name, sample_rate, hop_length, delay, first_frames, training, and what else
             there is to say.
         half_weights: whether weights and codebooks are rounded to half precision.
+        projections: other tensors of the quantizer by name, kept beside the codebooks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("encoder", encoder), ("decoder", decoder)):
         _export_network(part, folder / f"{name}.onnx", half_weights=half_weights)
-    stored = codebooks.astype(np.float16 if half_weights else np.float32)
-    (folder / "codebooks.safetensors").write_bytes(save({"codebooks": stored}))
+    precision = np.float16 if half_weights else np.float32
+    tensors = {"codebooks": codebooks, **(projections or {})}
+    stored = {n: np.ascontiguousarray(t.astype(precision)) for n, t in tensors.items()}
+    (folder / "codebooks.safetensors").write_bytes(save(stored))
     digest = hashlib.sha256()
     for file in ("encoder.onnx", "decoder.onnx", "codebooks.safetensors"):
         digest.update((folder / file).read_bytes())
@@ -81,7 +86,10 @@ def write_model_folder(
 
 def _export_network(part: Part, path: Path, *, half_weights: bool) -> None:
     """Write a network whose batch and time are free."""
-    examples = {**part.inputs, "state": torch.zeros(1, part.state_size)}
+    examples, outputs = dict(part.inputs), [part.output]
+    if part.state_size:
+        examples["state"] = torch.zeros(1, part.state_size)
+        outputs.append("next_state")
     free = torch.export.Dim.DYNAMIC
     time = {"state": {}, "audio": {2: free}}
     with tempfile.TemporaryDirectory() as temporary:
@@ -91,7 +99,7 @@ def _export_network(part: Part, path: Path, *, half_weights: bool) -> None:
             tuple(torch.cat([x, x]) for x in examples.values()),
             wide,
             input_names=list(examples),
-            output_names=[part.output, "next_state"],
+            output_names=outputs,
             dynamic_shapes=tuple({0: free, **time.get(name, {1: free})} for name in examples),
             dynamo=True,
             optimize=False,  # which would transpose, merge and rename weights; the runtime does it

@@ -169,7 +169,7 @@ def latents(runtime: Runtime, samples: Floats) -> Floats:
     hop = runtime.hop_length
     n_frames = -(-len(samples) // hop) + runtime.delay
     audio = np.pad(samples, (0, n_frames * hop - len(samples)))[None]
-    return runtime.encode(audio, runtime.start("encoder", 1))[0]
+    return runtime.encode_whole(audio)[0]
 
 
 def decode(runtime: Runtime, latents: Floats, n_samples: int) -> Floats:
@@ -186,7 +186,7 @@ def decode(runtime: Runtime, latents: Floats, n_samples: int) -> Floats:
     late = runtime.delay * runtime.hop_length
     if not 0 <= n_samples <= len(latents) * runtime.hop_length - late:
         raise InputError(f"{len(latents)} frames do not make {n_samples} samples")
-    audio = runtime.decode(latents[None], runtime.start("decoder", 1))
+    audio = runtime.decode_whole(latents[None])
     return audio[0, late : late + n_samples]
 
 
