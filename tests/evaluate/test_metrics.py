@@ -185,5 +185,14 @@ def test_only_what_was_asked_for_is_measured(speech):
     assert {"pesq_wb", "mel_distance", "si_sdr"} <= set(metrics.installed())
 
 
+def test_music_is_not_measured_by_what_knows_speech_only(speech):
+    names = metrics.BY_KIND["music"]
+    assert not {"pesq_wb", "estoi", "visqol", "wer", "speaker", "dnsmos"} & set(names)
+    music = score(speech, speech, RATE, names)
+    assert music.visqol_audio > 4.7
+    assert math.isnan(music.pesq_wb)
+    assert set(metrics.versions(names)) == {"visqol-python"}
+
+
 def test_metric_names_are_the_fields_of_scores():
     assert Scores(*range(5)).si_sdr == METRICS.index("si_sdr")

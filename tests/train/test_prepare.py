@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +129,26 @@ def test_dev_clips_join_short_files_and_cut_long_ones(recordings: Path, tmp_path
         assert 3.0 <= soundfile.info(flac).duration <= 10.0
 
 
+def test_music_is_listened_to_from_its_middle(recordings: Path, tmp_path: Path) -> None:
+    song = 0.3 * np.random.default_rng(0).uniform(-1, 1, 20 * RATE)
+    soundfile.write(recordings / "tones" / "song.flac", song, RATE)
+    for index in range(4):
+        write_tone(recordings / "read" / f"beep{index}.wav", 2.5)
+    held_out = {"dev": ["*"], "dev_seconds": 6}
+    prepare(
+        make_recipe(
+            {"name": "song", "folder": "tones", **held_out},
+            {"name": "beeps", "folder": "read", "include": ["beep*"], **held_out},
+        ),
+        tmp_path / "out",
+        sources_dir=recordings,
+    )
+    (beeps,) = (tmp_path / "out" / "dev" / "beeps").glob("*.flac")
+    assert soundfile.info(beeps).frames == 6 * RATE
+    clip, _ = soundfile.read(tmp_path / "out" / "dev" / "song" / "song_01.flac")
+    assert clip == pytest.approx(song[7 * RATE : 13 * RATE], abs=1e-3)
+
+
 def test_unusable_files_are_skipped_and_listed(recordings: Path, tmp_path: Path) -> None:
     tones = recordings / "tones"
     write_tone(tones / "good.wav", 1.0)
@@ -165,6 +188,20 @@ def test_stereo_is_averaged_and_overshoot_turned_down_not_clipped(
     assert np.abs(first[: len(tone) - 10] - averaged[: len(first)][: len(tone) - 10]).max() < 1e-3
     assert np.abs(second).max() == pytest.approx(1.0, abs=1e-3)
     assert np.mean(np.abs(second) > 0.999) < 0.05  # a clipped sine would rest at its peak
+
+
+@pytest.mark.parametrize(("phase", "gain"), [(0.0, 0.9), (np.pi / 2, 0.6364), (np.pi, 0.9)])
+def test_channels_that_cancel_are_not_mixed(
+    recordings: Path, tmp_path: Path, phase: float, gain: float
+) -> None:
+    time = 2 * np.pi * 440 * np.arange(RATE) / RATE
+    stereo = np.stack([0.9 * np.sin(time + phase), 0.9 * np.sin(time)], axis=1)
+    soundfile.write(recordings / "tones" / "wide.wav", stereo, RATE, subtype="FLOAT")
+    prepare(
+        make_recipe({"name": "tones", "folder": "tones"}), tmp_path / "out", sources_dir=recordings
+    )
+    samples, _ = packed(tmp_path / "out", "tones")
+    assert np.abs(samples).max() / 32767 == pytest.approx(gain, abs=1e-3)
 
 
 def test_second_run_packs_only_what_changed(recordings: Path, tmp_path: Path) -> None:
@@ -244,6 +281,43 @@ def test_package_that_is_unpacked_already_is_used(recordings: Path, tmp_path: Pa
     assert report.train_clips == 4
 
 
+def test_packages_are_shared_between_data_sets(recordings: Path, tmp_path: Path) -> None:
+    shutil.copytree(recordings / "read", tmp_path / "packages" / "some-voices_1.2-3")
+    recipe = make_recipe({"name": "voices", "package": "some-voices"})
+    for out in ("one", "two"):
+        (report,) = prepare(recipe, tmp_path / out, cache=tmp_path / "packages")
+        assert report.train_clips == 4
+
+
+def test_archives_of_games_are_unpacked(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An archive inside a real package, made with the tools that take it apart.
+    build, games = tmp_path / "build", tmp_path / "build" / "usr" / "games" / "data"
+    games.mkdir(parents=True)
+    (build / "DEBIAN").mkdir()
+    (build / "DEBIAN" / "control").write_text(
+        "Package: some-music\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b.c>\n"
+        "Description: music\n"
+    )
+    with zipfile.ZipFile(games / "music.pk3", "w") as archive:
+        archive.write(CLIPS / "english_24khz.ogg", "sound/song.ogg")
+        archive.writestr("maps/big.bsp", b"not to be unpacked")
+    subprocess.run(
+        ["dpkg-deb", "--build", "build", "some-music_1_all.deb"], cwd=tmp_path, check=True
+    )
+    apt = tmp_path / "bin" / "apt-get"
+    apt.parent.mkdir()
+    apt.write_text(f"#!/bin/sh\ncp {tmp_path}/some-music_1_all.deb .\n")
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{apt.parent}:{os.environ['PATH']}")
+    recipe = make_recipe({"name": "music", "package": "some-music", "include": ["*/sound/*"]})
+    (report,) = prepare(recipe, tmp_path / "out")
+    assert (report.origin, report.train_clips) == ("some-music_1", 1)
+    assert not list((tmp_path / "out" / ".cache").rglob("*.bsp"))
+    assert not list((tmp_path / "out" / ".cache").rglob("*.pk3"))
+
+
 def test_package_without_apt_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,8 +386,31 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         assert source.licence.lower() not in ("", "unknown", "none")
 
 
+def test_speech_of_the_two_recipes_is_the_same() -> None:
+    # One model starts from the other's weights: what is held out of one is held out of both.
+    speech = read_recipe(RECIPES / "speech_24khz.yaml").sources
+    audio = {source.name: source for source in read_recipe(RECIPES / "audio_24khz.yaml").sources}
+    for source in speech:
+        other = audio[source.name]
+        assert (
+            other.model_copy(update={"weight": source.weight, "dev_clips": source.dev_clips})
+            == source
+        )
+        assert other.dev_clips <= source.dev_clips
+        assert other.weight < source.weight or source.dev == ("*",)
+
+
+def test_music_and_sounds_for_development_are_of_other_packages() -> None:
+    sources = read_recipe(RECIPES / "audio_24khz.yaml").sources
+    held_out = [s for s in sources if s.name.startswith(("music", "sounds")) and s.dev]
+    assert all(s.dev == ("*",) and s.dev_seconds == 6 for s in held_out)
+    assert sum(s.dev_clips for s in held_out) == 40
+    packages = {s.package for s in held_out}
+    assert packages == {"singularity-music", "unknown-horizons", "flare-game", "sonic-pi-samples"}
+    assert not packages & {s.package for s in sources if s not in held_out}
+
+
 def test_module_does_not_need_torch() -> None:
-    import subprocess
     import sys
 
     check = "import sys, rvq.train.prepare; sys.exit('torch' in sys.modules)"

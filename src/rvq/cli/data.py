@@ -22,6 +22,9 @@ def prepare(
     folder: Annotated[
         Path | None, typer.Option(help="Where the recipe's local folders are.")
     ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where downloaded packages are kept; default OUT/.cache.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these sources.")] = None,
 ) -> None:
     """Gather a training mix from Debian packages and local folders by a recipe."""
@@ -45,7 +48,9 @@ def prepare(
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done, total=total)  # type: ignore[arg-type]
 
-        packed = gather(read_recipe(recipe), out, sources_dir=folder, only=only, progress=report)
+        packed = gather(
+            read_recipe(recipe), out, sources_dir=folder, cache=cache, only=only, progress=report
+        )
     for source in packed:
         typer.echo(
             f"{source.name}: {source.train_hours:.2f} h to train on, {source.dev_clips} held-out "

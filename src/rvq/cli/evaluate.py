@@ -16,7 +16,7 @@ _DEFAULT_PEERS = {"opus": "6,8,12,16,24", "mp3": "16,24,32,64"}
 
 
 def evaluate(
-    reference: Annotated[Path, typer.Argument(help="Folder of recordings.")],
+    reference: Annotated[list[Path], typer.Argument(help="Folders of recordings.")],
     bitrates: Annotated[str, typer.Option(help="Ours, kbps.")] = "1.5,3,6,12",
     average: Annotated[str, typer.Option(help="Ours, variable, kbps to average.")] = "",
     model: Annotated[
@@ -35,6 +35,9 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Another codec: 'NAME,KBPS,COMMAND with {input} and {output}'."),
     ] = None,
+    kind: Annotated[
+        str, typer.Option(help="What the recordings are, and are measured by: speech or music.")
+    ] = "speech",
     measures: Annotated[
         str, typer.Option(help="More to measure: visqol_audio, dnsmos, speaker, wer; or all.")
     ] = "",
@@ -53,15 +56,19 @@ def evaluate(
 
     from rvq.codec.files import find_recordings
     from rvq.evaluate.baselines import Command, RvqCodec, VariableRvqCodec
-    from rvq.evaluate.metrics import CORE, installed
+    from rvq.evaluate.metrics import BY_KIND, installed
     from rvq.evaluate.page import to_html
     from rvq.evaluate.peers import PEERS, is_installed
     from rvq.evaluate.rate_distortion import evaluate as measure
     from rvq.evaluate.report import codebook_lines, table, to_json, to_markdown
 
-    clips = find_recordings(reference)
-    if not clips:
-        raise InputError(f"no recordings below {reference}")
+    clips = []
+    for folder in reference:
+        clips += (found := find_recordings(folder))
+        if not found:
+            raise InputError(f"no recordings below {folder}")
+    if kind not in BY_KIND:
+        raise InputError(f"no kind {kind!r}; there are {', '.join(BY_KIND)}")
     if limit and limit < len(clips):
         clips = [clips[i * len(clips) // limit] for i in range(limit)]
     models = model or [DEFAULT_MODEL]
@@ -90,7 +97,7 @@ def evaluate(
             systems,
             workers=workers,
             cache=cache,
-            measures=[*CORE, *more],
+            measures=[*BY_KIND[kind], *more],
             progress=lambda done, total: report(done / total),
         )
     console = Console(width=None if Console().is_terminal else 160)

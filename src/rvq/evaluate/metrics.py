@@ -1,10 +1,10 @@
 """How close a degraded recording comes to its reference.
 
-Always measured are five: PESQ, ESTOI and ViSQOL by the implementations of their packages
+Speech is measured by five: PESQ, ESTOI and ViSQOL by the implementations of their packages
 (`rvq[eval]`), and two signal distances in plain numpy. PESQ and ViSQOL's speech mode hear nothing
-above 8 kHz, ESTOI nothing above 5 kHz. Four more on request: ViSQOL's audio mode and the trained
-measures of `learned`. Remove a codec's delay with `align` first: SI-SDR in particular punishes one
-sample.
+above 8 kHz, ESTOI nothing above 5 kHz, and all three know speech only: music is measured by
+ViSQOL's audio mode and the two distances. The trained measures of `learned` come on request. Remove
+a codec's delay with `align` first: SI-SDR in particular punishes one sample.
 """
 
 import warnings
@@ -70,7 +70,9 @@ class Scores:
 METRICS: tuple[str, ...] = tuple(field.name for field in fields(Scores))
 """Names of all measures."""
 CORE = METRICS[:5]
-"""Those that are always measured."""
+"""Those that speech is measured by."""
+BY_KIND = {"speech": CORE, "music": ("mel_distance", "si_sdr", "visqol_audio")}
+"""What recordings are measured by if nothing more is asked for; sounds count as music."""
 SMALLER_IS_BETTER = frozenset({"mel_distance", "wer"})
 """Larger is better for all others."""
 _INSTALL = dict.fromkeys(

@@ -3,9 +3,11 @@
 import os
 import shutil
 import subprocess
+import zipfile
 from functools import partial
 from pathlib import Path
 
+from rvq.codec.files import AUDIO_ENDINGS
 from rvq.errors import InputError
 from rvq.train.recipe import Source
 
@@ -48,7 +50,18 @@ def _unpacked_package(package: str, cache: Path) -> Path:
     unpacked = run(["dpkg", "-x", archives[0].name, "content"])
     if unpacked.returncode != 0:
         raise InputError(f"dpkg cannot unpack {archives[0].name}: {unpacked.stderr.strip()}")
+    _unpack_archives(download / "content")
     root = cache / archives[0].stem.removesuffix("_all")
     os.rename(download / "content", root)
     shutil.rmtree(download)
     return root
+
+
+def _unpack_archives(root: Path) -> None:
+    """Replace the zip archives in which games keep their data by the audio files in them."""
+    for path in [*root.rglob("*.pk3"), *root.rglob("*.zip")]:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if Path(name).suffix.lower() in AUDIO_ENDINGS:
+                    archive.extract(name, path.with_suffix(""))
+        path.unlink()

@@ -22,6 +22,7 @@ from rvq.train.recipe import Recipe, Source
 
 LAYOUT = 1  # of the packed files; part of every source's hash, so that a change packs anew
 DEV_SECONDS = (3.0, 10.0)  # shortest and longest development clip
+CANCELLED_DB = -6.0  # a mix this far below its channels has lost what is out of phase
 KEPT_SILENCE = 0.3  # seconds of digital silence left at either end of a clip
 SPECTRUM_SIZE = 1024
 BANDWIDTH_FLOOR_DB = -75.0
@@ -59,6 +60,7 @@ def prepare(
     out: Path,
     *,
     sources_dir: Path | None = None,
+    cache: Path | None = None,
     only: Iterable[str] | None = None,
     workers: int = 2,
     progress: Callable[[str, int, int], None] | None = None,
@@ -72,8 +74,9 @@ def prepare(
 
     Args:
         recipe: what to pack.
-        out: folder to write to; packages are kept in its `.cache`.
+        out: folder to write to.
         sources_dir: where the recipe's folders lie.
+        cache: folder where downloaded packages are kept, `.cache` in `out` by default.
         only: names of the sources to pack; all by default.
         workers: threads that decode and resample (both happen outside Python's lock).
         progress: called with the source's name, files done and files in all.
@@ -96,7 +99,7 @@ def prepare(
         if source.name in wanted:
             report = _packed_before(source, recipe, out)
             if report is None:
-                root, origin = fetch(source, out / ".cache", sources_dir)
+                root, origin = fetch(source, cache or out / ".cache", sources_dir)
                 report = _pack(source, recipe, root, origin, out, workers, progress)
                 _record(report, recipe, out)
             reports.append(report)
@@ -128,10 +131,12 @@ def _read_clip(path: Path, sample_rate: int) -> _Clip | None:
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError:
         return None
-    mono = audio.mean(axis=1)
+    if not len(audio) or not np.isfinite(audio).all():
+        return None
+    mono = _mixed_down(audio)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
-    if not len(mono) or not np.isfinite(mono).all():
+    if not len(mono):
         return None
     # Lossy decoders and resampling overshoot; a clip is turned down rather than clipped.
     mono = mono / max(1.0, float(np.abs(mono).max()))
@@ -142,6 +147,15 @@ def _read_clip(path: Path, sample_rate: int) -> _Clip | None:
     margin = round(KEPT_SILENCE * sample_rate)
     stretch = slice(max(0, heard[0] - margin), heard[-1] + 1 + margin)
     return _Clip(samples[stretch], _power(mono[stretch]))
+
+
+def _mixed_down(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The mean of the channels `[n, channels]`, or the loudest one where they cancel out."""
+    mono = audio.mean(axis=1)
+    energies = [np.vdot(channel, channel) for channel in audio.T]
+    if np.vdot(mono, mono) < np.mean(energies) * 10 ** (CANCELLED_DB / 10):
+        return audio[:, np.argmax(energies)]
+    return mono
 
 
 def _power(mono: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -244,8 +258,9 @@ def _pack(
 def _development_clips(
     source: Source, files: Iterable[tuple[Path, npt.NDArray[np.int16]]], rate: int
 ) -> dict[str, npt.NDArray[np.int16]]:
-    """Named clips within `DEV_SECONDS`: short files are joined, long ones cut."""
-    shortest, longest = (round(seconds * rate) for seconds in DEV_SECONDS)
+    """Named clips of the wanted length: short files are joined, long ones cut."""
+    seconds = DEV_SECONDS if source.dev_seconds is None else (source.dev_seconds,) * 2
+    shortest, longest = (round(length * rate) for length in seconds)
     clips: dict[str, npt.NDArray[np.int16]] = {}
     joined: dict[str, list[npt.NDArray[np.int16]]] = {}
     counts: dict[str, int] = {}
@@ -257,7 +272,9 @@ def _development_clips(
         parts.append(samples)
         if sum(map(len, parts)) >= shortest:
             counts[speaker] = counts.get(speaker, 0) + 1
-            clips[f"{speaker}_{counts[speaker]:02d}"] = np.concatenate(parts)[:longest]
+            clip = np.concatenate(parts)
+            start = 0 if source.dev_seconds is None else (len(clip) - longest) // 2
+            clips[f"{speaker}_{counts[speaker]:02d}"] = clip[start : start + longest]
             joined[speaker] = []
     return clips
 

@@ -31,6 +31,8 @@ class Source(BaseModel):
         exclude: patterns of those that do not after all.
         dev: patterns of the files held out for development: whole speakers, or everything.
         dev_clips: largest number of development clips made per speaker.
+        dev_seconds: length of every development clip, cut out of the middle of longer recordings,
+            for music does not begin at its beginning; by default 3 to 10 s from the start.
         folder_per_speaker: whether every folder is one speaker; else the source counts as one.
         weight: how often it is drawn in training relative to other sources of its length.
     """
@@ -46,6 +48,7 @@ class Source(BaseModel):
     exclude: tuple[str, ...] = ()
     dev: tuple[str, ...] = ()
     dev_clips: int = Field(default=10, ge=1)
+    dev_seconds: float | None = Field(default=None, ge=1, le=60)
     folder_per_speaker: bool = False
     weight: float = Field(default=1.0, gt=0)
 
