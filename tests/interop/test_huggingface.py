@@ -40,7 +40,7 @@ def dac(clips, codebooks_from, tmp_path_factory):
     torch.manual_seed(0)
     fields = {"encoder_hidden_size": 8, "decoder_hidden_size": 64, "n_codebooks": 6}
     theirs = transformers.DacModel(transformers.DacConfig(**fields)).eval()
-    enliven(theirs, 1.0)
+    enliven(theirs, 0.85)
     theirs.requires_grad_(False)
     latents = [theirs.encoder(x[:, :, :16_384]) for x in clips(16_000, 1)]
     for stage in theirs.quantizer.quantizers:
@@ -263,8 +263,7 @@ def test_imported_dac_runs_without_torch(dac, clips, tmp_path):
         codes = codec.encode(audio.numpy(), 16_000, bitrate)
         expected = theirs.encode(padded[None], n_codebooks).audio_codes[0]
         equal = torch.from_numpy(codes.indices[0].T) == expected
-        assert equal[0].float().mean() > 0.99  # sums are rounded otherwise
-        assert equal.float().mean() > 0.98
+        assert equal.float().mean() > 0.99  # sums are rounded otherwise
         output = torch.from_numpy(codec.decode(codes))
         assert output.shape == audio.shape
         indices = torch.from_numpy(codes.indices.transpose(0, 2, 1))
