@@ -53,7 +53,7 @@ def learn_for(seconds: float, codes: Integers, codec: rvq.Codec) -> CodeTransfor
             frame_rate=float(codec.frame_rate),
         )
 
-    trial = 24
+    trial = 12
     per_step = processor_seconds(partial(work, trial)) / trial
     steps = max(1, int(seconds / per_step))
     start = time.process_time()

@@ -41,7 +41,7 @@ def test_every_layer_passes_the_signal_on(speech, norm):
     for name in inner:
         assert after[name].mean((0, 2)).abs().max() < 0.02, name
         assert after[name].var((0, 2)).mean() == pytest.approx(1, abs=0.01), name
-    assert after[last].std() == pytest.approx(0.1 * float(audio.std()), rel=0.02)
+    assert after[last].std() == pytest.approx(float(audio.std()), rel=0.02)
     # Other latents make other sounds, and not the same one with a little noise.
     with torch.no_grad():
         latents = model.encode(audio)

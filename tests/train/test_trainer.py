@@ -314,7 +314,12 @@ def test_training_learns(packed, tmp_path, precision):
 
 
 @pytest.mark.slow
-def test_seanet_learns_though_its_first_latents_are_all_alike(packed, tmp_path):
+@pytest.mark.parametrize("scaled", [True, False])
+def test_seanet_learns_even_if_its_first_latents_are_all_alike(
+    packed, tmp_path, monkeypatch, scaled
+):
+    if not scaled:
+        monkeypatch.setattr(CodecModel, "start_from", lambda *_: None)
     settings = config(warmup_vectors=0, init_vectors=40, total_steps=60)
     network = SEANetConfig(width=4, strides=(4, 8, 10), dim=8, lstm_layers=1)
     settings = replace(settings, model=replace(settings.model, network=network))

@@ -22,8 +22,6 @@ from rvq.nn.unit_variance import scale, scale_to_unit_variance
 
 _SCALED_BY = 8
 """Examples that a SEANet is scaled by: a few seconds hold thousands of steps of every layer."""
-_FIRST_LEVEL = 0.1
-"""Of a SEANet's first output, to that of the audio: loud noise would have to be unlearned."""
 
 
 def network_kind(fields: Any) -> str:
@@ -135,7 +133,8 @@ class CodecModel(nn.Module):
         scale_to_unit_variance(self.decoder, lambda: self.decode(latents, audio.shape[1]))
         last = self.decoder.chain.layers[-1]
         assert isinstance(last, CausalConv)
-        scale(last.body.conv, _FIRST_LEVEL * float(audio.std()))
+        # Were the output softer than the audio, all layers would grow at once and run away.
+        scale(last.body.conv, float(audio.std()))
 
     def _start_linear(self, audio: Tensor) -> None:
         network, encoder, decoder = self.config.network, self.encoder, self.decoder
