@@ -53,9 +53,8 @@ def _scale(convolution: nn.Module, _: object, output: Tensor) -> Tensor:
 
 def scale(convolution: Convolutional, factor: Tensor | float) -> None:
     """Multiply what a convolution makes, with or without weight norm."""
-    weight = convolution.weight
-    if parametrize.is_parametrized(convolution, "weight"):
-        weight = convolution.parametrizations.weight.original0  # the lengths
-    weight.mul_(factor)
+    normed = parametrize.is_parametrized(convolution, "weight")
+    lengths = "parametrizations.weight.original0"
+    convolution.get_parameter(lengths if normed else "weight").mul_(factor)
     if convolution.bias is not None:
         convolution.bias.mul_(factor)
