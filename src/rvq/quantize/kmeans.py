@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError
-from rvq.quantize.search import Search, sums_by_code
+from rvq.quantize.search import nearest, sums_by_code
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -114,22 +114,29 @@ def kmeans(
     if start is None:
         start = progressive_start(x, k, seed=seed, threads=threads)
     codebook = start.copy()
-    codes, distances = _nearest(x, codebook, threads)
+    codes = nearest(x, codebook, threads=threads)
     for _ in range(n_iterations):
         counts = np.bincount(codes, minlength=k)
         used = counts > 0
+        farthest = _farthest(x, codebook, codes, k - int(used.sum()))
         codebook[used] = sums_by_code(x, codes, k)[used] / counts[used, None]
-        dead = np.flatnonzero(~used)
-        if len(dead):
-            codebook[dead] = x[np.argsort(-distances, kind="stable")[: len(dead)]]
+        codebook[~used] = x[farthest]
         previous = codes
-        codes, distances = _nearest(x, codebook, threads)
+        codes = nearest(x, codebook, threads=threads)
         if np.array_equal(previous, codes):
             break
-    return KMeans(codebook, np.bincount(codes, minlength=k), float(distances.mean()))
+    error = float(_distances(x, codebook, codes).mean())
+    return KMeans(codebook, np.bincount(codes, minlength=k), error)
 
 
-def _nearest(x: Floats, codebook: Floats, threads: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Nearest codeword of every vector and the squared distance to it, `[n]` each."""
-    found = Search(codebook[None], threads=threads)(x)
-    return found.codes[:, 0], np.einsum("nd,nd->n", found.residual, found.residual)
+def _distances(x: Floats, codebook: Floats, codes: Integers) -> Floats:
+    """Squared distance of every vector to its codeword, `[n]`."""
+    left = x - codebook[codes]
+    return np.einsum("nd,nd->n", left, left)
+
+
+def _farthest(x: Floats, codebook: Floats, codes: Integers, n: int) -> Integers:
+    """The `n` vectors farthest from their codewords."""
+    if not n:
+        return np.empty(0, np.int64)
+    return np.argsort(-_distances(x, codebook, codes), kind="stable")[:n]

@@ -104,6 +104,13 @@ def check_beam_size(beam_size: int) -> None:
         raise InputError(f"beam_size must be in 1..{native.MAX_BEAM}, got {beam_size}")
 
 
+def nearest(x: Floats, codebook: Floats, *, threads: int = 1) -> Integers:
+    """Nearest codeword of every vector: `[n, dim]`, `[codebook_size, dim]` -> `[n]`."""
+    if native.available():
+        return native.nearest(x, codebook, threads=threads)
+    return blas.greedy(x, Books.of(codebook[None]))[0][:, 0]
+
+
 def decode(codes: Integers, codebooks: Floats) -> Floats:
     """Sums of the codewords that codes in range name: `[..., any prefix]` -> `[..., dim]`.
 

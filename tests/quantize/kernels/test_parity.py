@@ -65,6 +65,49 @@ def test_near_ties_are_settled_exactly(kernel):
     assert len(np.unique(expected)) > 10
 
 
+@pytest.mark.parametrize("kernel", ["blas", *KERNELS])
+@pytest.mark.parametrize(
+    ("scale", "offset"), [(1, 0), (1, 1e4), (1e-3, 1), (1e-33, 0), (1e7, 0), (1e17, 0)]
+)
+def test_vectors_between_codewords_get_the_nearer_one(kernel, scale, offset):
+    """Rounded scores can't tell, nor float32 ones where all is far from the origin."""
+    random = np.random.default_rng(2)
+    codebook = scale * (offset + random.normal(size=(80, 50)) * np.geomspace(1, 1e-3, 50))
+    codebook[40:60] = codebook[0] + scale * random.normal(size=(20, 50)) * 1e-3
+    pairs = random.integers(80, size=(2, 150))
+    x = (codebook[pairs[0]] + codebook[pairs[1]]) / 2
+    x *= 1 + 1e-6 * random.normal(size=(150, 1))
+    x, books = x.astype(np.float32), Books.of(codebook[None].astype(np.float32))
+    expected, _ = reference.greedy(x, books.codebooks)
+    found, _ = blas.greedy(x, books) if kernel == "blas" else native.greedy(x, books, kernel=kernel)
+    np.testing.assert_array_equal(found, expected)
+
+
+@needs_compiler
+def test_bytes_stay_within_their_bounds():
+    _, codebooks = problem(1, 3, 40, 21)
+    codebooks[1] += 100
+    made = Books.of(codebooks).bytes
+    steps, offsets, reach = made.levels[:, :, :40].transpose(1, 0, 2)
+    codewords = made.packed.transpose(0, 1, 3, 2, 4).reshape(3, 64, 24)[:, :40, :21] - 128.0
+    moved = codebooks - made.centres[:, None].astype(np.float64)
+    remainders = np.linalg.norm(moved - codewords * steps[:, :, None], axis=2)
+    assert (np.linalg.norm(moved, axis=2) <= reach * (1 + 1e-6)).all()
+    assert (remainders <= reach * made.bounds[:, :1]).all()
+    assert (remainders > 0.5 * reach * made.bounds[:, :1]).mean() > 0.5  # and no looser than that
+    squared = np.square(moved).sum(2) - 2 * (np.square(made.centres).sum(1) / 2)[:, None]
+    np.testing.assert_allclose(offsets, -squared / 2, rtol=1e-5)
+
+
+@needs_compiler
+def test_prefixes_share_what_was_made_for_all():
+    x, codebooks = problem(200, 4, 64, 32)
+    books = Books.of(codebooks)
+    prefix = books.prefix(2)
+    assert np.shares_memory(prefix.bytes.levels, books.bytes.levels)
+    np.testing.assert_array_equal(native.greedy(x, prefix)[0], native.greedy(x, books)[0][:, :2])
+
+
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES)
 def test_beam_codes_are_the_same_for_every_kernel_and_way(shape, monkeypatch):
@@ -213,6 +256,7 @@ def test_wrong_sizes_are_refused_not_read():
     x, codebooks = problem(10, 2, 16, 8)
     books = Books.of(codebooks)
     arrays = [books.codebooks, books.packed, x[:0], books.costs, books.offsets, books.reach]
+    arrays += [x[:0]] * 4  # no bytes
     out = [np.empty((10, 2), np.int64), np.empty((10, 8), np.float32)]
     number = native.kernels()["portable"][0]
 

@@ -12,6 +12,8 @@ Doubles = npt.NDArray[np.float64]
 
 PANEL = 32
 """Codewords side by side in packed codebooks; the C kernels know it too."""
+MOST_DIMS8 = 32768
+"""Of vectors whose products of bytes the C kernels add up in 32 bits."""
 TABLES_LIMIT = 80 << 20
 """Bytes; beam search computes with residuals where products of codewords would take more."""
 
@@ -33,6 +35,30 @@ class Tables:
     scale: float
     n_made: int = 1
     lock: Lock = field(default_factory=Lock)
+
+
+@dataclass(frozen=True, eq=False)
+class Bytes:
+    """Codewords in 8 bits, with what bounds the errors of scores that are computed with them.
+
+    A codeword less the codebook's centre is its bytes times its step, but for a remainder. Vectors
+    are rounded likewise by the kernels. Translating both changes no distance.
+
+    Attributes:
+        packed: panels as in `Books.packed`, four components of a codeword side by side, 128 added:
+            `[n_codebooks, padded / PANEL, dim / 4, PANEL, 4]`.
+        centres: means of the codewords, `[n_codebooks, dim]`.
+        levels: three of each codeword, `[n_codebooks, 3, padded]`: its step; its offset; and its
+            reach, by which the kernels multiply what bounds a vector's rounding.
+        bounds: three of each codebook, `[n_codebooks, 3]`: a codeword's remainder over its reach,
+            which bounds its part of the error for vectors of length 1; rounding errors of float32
+            and float64 whatever the vector; and those per length of the vector.
+    """
+
+    packed: npt.NDArray[np.uint8]
+    centres: Floats
+    levels: Floats
+    bounds: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +129,42 @@ class Books:
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         pairs = rounded.reshape(n, n_panels, -1, 2, PANEL)
         return np.ascontiguousarray(pairs.transpose(0, 1, 2, 4, 3))
+
+    @cached_property
+    def bytes(self) -> Bytes | None:
+        """Codewords in 8 bits; None where codewords are beyond what their bounds are made for."""
+        n, size, dim = self.codebooks.shape
+        if self.whole is not None:
+            made = self.whole.bytes
+            return made and Bytes(*(part[:n] for part in vars(made).values()))
+        if dim > MOST_DIMS8 or not self.reach.max() < 1e15:
+            return None
+        centres = self.codebooks.mean(axis=1, dtype=np.float64).astype(np.float32)
+        moved = self.codebooks - centres[:, None].astype(np.float64)
+        greatest = np.abs(moved).max(axis=2)
+        steps = np.where(greatest > 1e-30, greatest / 127, 0).astype(np.float32)
+        exact_steps = steps.astype(np.float64)[:, :, None]
+        whole = np.rint(moved / np.where(exact_steps > 0, exact_steps, np.inf))
+        remainders = np.linalg.norm(moved - whole * exact_steps, axis=2)
+        norms = np.linalg.norm(moved, axis=2)
+        # One reach stands for the codeword's norm and its remainder both.
+        ratios = np.median(remainders / np.maximum(norms, 1e-30), axis=1) + 1e-6
+        reach = np.maximum(np.maximum(norms, remainders / ratios[:, None]), 1e-30)
+        offsets = np.einsum("mkd,md->mk", self.codebooks, centres, dtype=np.float64) - self.costs
+        levels = np.zeros((n, 3, self.padded), np.float32)
+        levels[:, 1] = -np.inf
+        levels[:, :, :size] = np.stack([steps, offsets, reach], axis=1)
+        float32, float64 = np.finfo(np.float32), np.finfo(np.float64)
+        far = np.linalg.norm(centres.astype(np.float64), axis=1) * self.reach[:, 0]
+        constant = 8 * float32.eps * np.abs(offsets).max(axis=1) + 8 * float32.tiny
+        constant += (dim + 8) * float64.eps * (far + self.reach[:, 1])
+        per_length = (dim + 8) * float64.eps * self.reach[:, 0]
+        bounds = np.stack([ratios + 32 * float32.eps, constant, per_length], axis=1) * 1.001
+        quads = -(-dim // 4)
+        codewords = np.full((n, self.padded, 4 * quads), 128, np.uint8)
+        codewords[:, :size, :dim] = whole + 128
+        panels = codewords.reshape(n, -1, PANEL, quads, 4).transpose(0, 1, 3, 2, 4)
+        return Bytes(np.ascontiguousarray(panels), centres, levels, bounds.astype(np.float32))
 
     @cached_property
     def tables(self) -> Tables:

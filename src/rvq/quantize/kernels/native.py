@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +28,31 @@ MAX_BEAM = 32
 MAX_STAGES = 256
 _GRAIN = 48 * 16
 """Rows that a thread takes at a time."""
+_LEAST_DIMS8 = 16
+"""Fewer are multiplied in float32 sooner than rounded."""
 _NOTHING = np.empty(0, np.float32)
 
 
+class Kernel(NamedTuple):
+    """What one kernel has.
+
+    Attributes:
+        number: by which the extension knows it.
+        bf16: products of bfloat16 numbers.
+        int8: products of bytes.
+    """
+
+    number: int
+    bf16: bool
+    int8: bool
+
+
 @lru_cache
-def kernels() -> dict[str, tuple[int, bool]]:
-    """Kernels that run on this processor, fastest first: name -> (number, has a bf16 mode)."""
+def kernels() -> dict[str, Kernel]:
+    """Kernels that run on this processor by name, fastest first."""
     if _native is None:
         return {}
-    return {name: (number, bool(bf16)) for name, number, bf16 in _native.kernels()}
+    return {name: Kernel(*found) for name, *found in _native.kernels()}
 
 
 def n_cores() -> int:
@@ -66,9 +82,15 @@ def greedy(
     """
     codes = np.empty((len(x), len(books.codebooks)), np.int64)
     left = np.empty_like(x)
-    number, bf16 = kernels()[kernel or next(iter(kernels()))]
-    _run(number, 1, fast and bf16, x, books, codes, left, threads)
+    _run(kernel, 1, fast, x, books, codes, left, threads)
     return codes, left
+
+
+def nearest(x: Floats, codebook: Floats, *, threads: int = 1) -> Integers:
+    """Codes `[n]` of vectors `[n, dim]` in one codebook, as `greedy` finds them."""
+    codes = np.empty((len(x), 1), np.int64)
+    _run(None, 1, False, x, Books.of(codebook[None]), codes, _NOTHING, threads)
+    return codes[:, 0]
 
 
 def beam(
@@ -89,13 +111,12 @@ def beam(
         The `kept` best sequences of every vector, best first, `[n, kept, n_codebooks]`.
     """
     codes = np.empty((len(x), kept, len(books.codebooks)), np.int64)
-    number, bf16 = kernels()[kernel or next(iter(kernels()))]
-    _run(number, width, fast and bf16, x, books, codes, _NOTHING, threads)
+    _run(kernel, width, fast, x, books, codes, _NOTHING, threads)
     return codes
 
 
 def _run(
-    number: int,
+    name: str | None,
     width: int,
     fast: bool,
     x: Floats,
@@ -105,20 +126,30 @@ def _run(
     threads: int,
 ) -> None:
     n_codebooks, size, dim = books.codebooks.shape
+    kernel = _kernel(name)
     products: npt.NDArray[np.floating] = _NOTHING
     scale = 0.0
     if width > 1 and books.n_products * 2 <= TABLES_LIMIT:
-        tables = _tables(number, books, threads)
+        tables = _tables(kernel.number, books, threads)
         products, scale = tables.products[: books.n_products], tables.scale
+    fast = fast and kernel.bf16
     packed16 = books.packed16 if fast else _NOTHING
+    greedy_in_bytes = kernel.int8 and width == 1 and not fast and dim >= _LEAST_DIMS8
+    made = books.bytes if greedy_in_bytes else None
+    in_bytes = vars(made).values() if made else [_NOTHING] * 4
     arrays = (books.codebooks, books.packed, packed16, books.costs, books.offsets, books.reach)
     shape = (n_codebooks, size, books.padded, dim)
-    how = (number, width, codes.shape[1] if codes.ndim == 3 else 1, fast, shape)
+    kept = codes.shape[1] if codes.ndim == 3 else 1
+    how = (kernel.number, width, kept, fast, shape)
 
     def search(start: int, stop: int) -> None:
-        _native.search(*how, start, stop, x, *arrays, products, scale, codes, left)
+        _native.search(*how, start, stop, x, *arrays, *in_bytes, products, scale, codes, left)
 
     in_chunks(search, len(x), threads)
+
+
+def _kernel(name: str | None) -> Kernel:
+    return kernels()[name or next(iter(kernels()))]
 
 
 def _tables(number: int, books: Books, threads: int) -> Tables:
@@ -159,8 +190,7 @@ def decode(codes: Integers, codebooks: Floats, *, kernel: str | None = None) -> 
     _, size, dim = codebooks.shape
     n, used = codes.shape
     vectors = np.empty((n, dim), np.float32)
-    number, _ = kernels()[kernel or next(iter(kernels()))]
-    _native.decode(number, (n, used, size, dim), codes, codebooks, vectors)
+    _native.decode(_kernel(kernel).number, (n, used, size, dim), codes, codebooks, vectors)
     return vectors
 
 

@@ -16,6 +16,7 @@
 #define PANEL 32      /* codewords side by side in the packed codebooks */
 #define MAX_BEAM 32
 #define MAX_STAGES 256
+#define MOST_DIMS8 32768 /* sums of products of bytes fit into 32 bits */
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 typedef struct {
@@ -26,6 +27,10 @@ typedef struct {
     const double *costs;      /* [n_codebooks][size]: score = x.c - cost */
     const float *offsets;     /* -costs, [n_codebooks][padded], -infinity for no codeword */
     const float *reach;       /* [n_codebooks][2]: greatest norm and cost of a codebook */
+    const uint8_t *packed8;   /* bytes, [n_codebooks][padded / PANEL][quads][PANEL][4], or none */
+    const float *centres;     /* what they are less, [n_codebooks][dim] */
+    const float *levels8;     /* [n_codebooks][3][padded]: steps, offsets, reach */
+    const float *bounds8;     /* [n_codebooks][3], as `kernels/books.py` describes them */
     const uint16_t *tables;   /* float16 products of codewords of two stages over scale, or none */
     float scale;              /* a power of two */
 } Books;
@@ -84,12 +89,16 @@ static double exact_score(const Books *books, long stage, long k, const float *x
     return sum - books->costs[stage * books->size + k];
 }
 
-static long exact_best(const Books *books, long stage, const float *x)
+/* The best of `n` codewords, in order of their index, or of the first n; ties go to the lowest. */
+static long exact_best(const Books *books, long stage, const float *x, const long *rivals, long n)
 {
-    long winner = 0;
-    double record = exact_score(books, stage, 0, x);
-    for (long k = 1; k < books->size; k++) {
-        double score = exact_score(books, stage, k, x);
+    long winner = rivals ? rivals[0] : 0;
+    if (n == 1)
+        return winner;
+    double record = exact_score(books, stage, winner, x);
+    for (long i = 1; i < n; i++) {
+        const long k = rivals ? rivals[i] : i;
+        const double score = exact_score(books, stage, k, x);
         if (score > record) {
             record = score;
             winner = k;
@@ -98,7 +107,8 @@ static long exact_best(const Books *books, long stage, const float *x)
     return winner;
 }
 
-/* Twice the largest rounding error of a float32 score (Higham 2002, section 3.1). */
+/* Twice the largest rounding error of a float32 score (Higham 2002, section 3.1); infinite where
+ * products can be too small for float32. */
 static inline float error_margin(const Books *books, long stage, const float *x)
 {
     float lanes[8] = {0}, sum = 0;
@@ -111,14 +121,14 @@ static inline float error_margin(const Books *books, long stage, const float *x)
     for (int i = 0; i < 8; i++)
         sum += lanes[i];
     float size = sqrtf(sum) * books->reach[2 * stage] + books->reach[2 * stage + 1];
-    return (float)(books->dim + 8) * FLT_EPSILON * size;
+    return size < 1e-25f ? INFINITY : (float)(books->dim + 8) * FLT_EPSILON * size;
 }
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "int8.h"
 
 #define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define TARGET16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define TARGET16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")))
 
 /* Scores as above from bfloat16 products; neighbouring components go in pairs. */
 TARGET16 static void scores_bf16(const float *x, long rows, const Books *books, long stage,
@@ -179,6 +189,24 @@ TARGET16 static void scores_bf16(const float *x, long rows, const Books *books, 
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
 #define SCORES16 scores_bf16
+#define INT8
+#include "tiles.h"
+
+#define FN(name) name##_avx512vnni
+#define TARGET TARGET8
+#define VEC __m512
+#define LANES 16
+#define ROWS 12
+#define LOAD(p) _mm512_loadu_ps(p)
+#define LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define STORE(p, v) _mm512_storeu_ps(p, v)
+#define STORE_HALF(p, v) _mm256_storeu_si256((__m256i *)(p), _mm512_cvtps_ph(v, NEAREST))
+#define SET1(s) _mm512_set1_ps(s)
+#define ADD(a, b) _mm512_add_ps(a, b)
+#define MAX(a, b) _mm512_max_ps(a, b)
+#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
+#define INT8
 #include "tiles.h"
 
 #define FN(name) name##_avx512
@@ -276,7 +304,7 @@ static inline unsigned four_at_least(Four a, Four b)
 
 typedef struct {
     const char *name;
-    int bf16;
+    int bf16, int8; /* whether it can score so */
     void (*greedy)(const Books *, const float *, long, int64_t *, float *, float *, int);
     void (*beam_tables)(const Books *, const float *, long, int, int, int64_t *, float *, int);
     void (*beam_residuals)(const Books *, const float *, long, int, int, int64_t *, float *, int);
@@ -284,16 +312,17 @@ typedef struct {
     void (*decode)(const int64_t *, long, long, long, long, const float *, float *);
 } Kernel;
 
-#define KERNEL(name, bf16)                                                                         \
-    {#name,                bf16,            greedy_##name, beam_tables_##name,                     \
+#define KERNEL(name, bf16, int8)                                                                   \
+    {#name,                bf16,            int8,          greedy_##name, beam_tables_##name,      \
      beam_residuals_##name, products_##name, decode_##name}
 static const Kernel KERNELS[] = {
 #if defined(__x86_64__)
-    KERNEL(avx512bf16, 1),
-    KERNEL(avx512, 0),
-    KERNEL(avx2, 0),
+    KERNEL(avx512bf16, 1, 1),
+    KERNEL(avx512vnni, 0, 1),
+    KERNEL(avx512, 0, 0),
+    KERNEL(avx2, 0, 0),
 #endif
-    KERNEL(portable, 0),
+    KERNEL(portable, 0, 0),
 };
 #define N_KERNELS ((int)(sizeof KERNELS / sizeof *KERNELS))
 
@@ -301,13 +330,16 @@ static int supported(int i)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const int vnni = avx512 && __builtin_cpu_supports("avx512vnni");
     if (i == 0)
-        return avx512 && __builtin_cpu_supports("avx512bf16");
+        return vnni && __builtin_cpu_supports("avx512bf16");
     if (i == 1)
-        return avx512;
+        return vnni;
     if (i == 2)
+        return avx512;
+    if (i == 3)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
     return 1;
@@ -321,7 +353,8 @@ static PyObject *kernels(PyObject *self, PyObject *none)
     PyObject *names = PyList_New(0);
     for (int i = 0; names && i < N_KERNELS; i++)
         if (supported(i)) {
-            PyObject *entry = Py_BuildValue("(sii)", KERNELS[i].name, i, KERNELS[i].bf16);
+            PyObject *entry = Py_BuildValue("(siii)", KERNELS[i].name, i, KERNELS[i].bf16,
+                                            KERNELS[i].int8);
             if (!entry || PyList_Append(names, entry) < 0)
                 Py_CLEAR(names);
             Py_XDECREF(entry);
@@ -338,18 +371,19 @@ static PyObject *too_small(const char *what)
 static PyObject *search(PyObject *self, PyObject *args)
 {
     (void)self;
-    Py_buffer x, codebooks, packed, packed16, costs, offsets, reach, tables, codes, residual;
+    Py_buffer x, codebooks, packed, packed16, costs, offsets, reach, packed8, centres, levels, bounds,
+        tables, codes, residual;
     int kernel, width, kept, fast;
     float scale;
     long n_codebooks, size, padded, dim, start, stop;
-    if (!PyArg_ParseTuple(args, "iiii(llll)lly*y*y*y*y*y*y*y*fw*w*", &kernel, &width, &kept, &fast,
-                          &n_codebooks, &size, &padded, &dim, &start, &stop, &x, &codebooks,
-                          &packed, &packed16, &costs, &offsets, &reach, &tables, &scale, &codes,
-                          &residual))
+    if (!PyArg_ParseTuple(args, "iiii(llll)lly*y*y*y*y*y*y*y*y*y*y*y*fw*w*", &kernel, &width, &kept,
+                          &fast, &n_codebooks, &size, &padded, &dim, &start, &stop, &x, &codebooks,
+                          &packed, &packed16, &costs, &offsets, &reach, &packed8, &centres, &levels,
+                          &bounds, &tables, &scale, &codes, &residual))
         return NULL;
     PyObject *result = NULL;
     float *work = NULL;
-    const long pairs = (dim + 1) / 2;
+    const long pairs = (dim + 1) / 2, quads = (dim + 3) / 4;
     const long n_tables = padded * size * (n_codebooks * (n_codebooks - 1) / 2);
     if (kernel < 0 || kernel >= N_KERNELS || !supported(kernel) || n_codebooks < 1 ||
         n_codebooks > MAX_STAGES || size < 1 || padded < size || padded % PANEL || dim < 1 ||
@@ -369,30 +403,41 @@ static PyObject *search(PyObject *self, PyObject *args)
         too_small("offsets");
     else if (reach.len != n_codebooks * 8)
         too_small("reach");
+    else if (packed8.len &&
+             (!KERNELS[kernel].int8 || dim > MOST_DIMS8 ||
+              packed8.len != n_codebooks * padded * quads * 4 ||
+              centres.len != n_codebooks * dim * 4 || levels.len != 3 * n_codebooks * padded * 4 ||
+              bounds.len != n_codebooks * 12))
+        too_small("packed8");
     else if (tables.len && tables.len != n_tables * 2)
         too_small("tables");
     else if (codes.len < stop * kept * n_codebooks * 8)
         too_small("codes");
-    else if (width == 1 && residual.len < stop * dim * 4)
+    else if (residual.len && residual.len < stop * dim * 4)
         too_small("residual");
     else {
         const int with_tables = width > 1 && tables.len;
         const long scores = CHUNK * padded * (with_tables ? n_codebooks : 1);
-        const long floats = 2 * CHUNK * (dim + 1) + scores + width * padded;
+        const long floats = 2 * CHUNK * (dim + 3) + scores + width * padded;
         work = malloc(floats * sizeof *work);
         if (!work)
             PyErr_NoMemory();
     }
     if (work) {
-        const Books books = {n_codebooks, size, padded, dim, codebooks.buf, packed.buf,
-                             packed16.buf, costs.buf, offsets.buf, reach.buf, tables.buf, scale};
+        const Books books = {
+            .n_codebooks = n_codebooks, .size = size, .padded = padded, .dim = dim,
+            .codebooks = codebooks.buf, .packed = packed.buf, .packed16 = packed16.buf,
+            .costs = costs.buf, .offsets = offsets.buf, .reach = reach.buf,
+            .packed8 = packed8.len ? packed8.buf : NULL, .centres = centres.buf, .levels8 = levels.buf,
+            .bounds8 = bounds.buf, .tables = tables.buf, .scale = scale,
+        };
         const float *from = (const float *)x.buf + start * dim;
         int64_t *to = (int64_t *)codes.buf + start * kept * n_codebooks;
         const Kernel *run = KERNELS + kernel;
         Py_BEGIN_ALLOW_THREADS
         if (width == 1)
-            run->greedy(&books, from, stop - start, to, (float *)residual.buf + start * dim, work,
-                        fast);
+            run->greedy(&books, from, stop - start, to,
+                        residual.len ? (float *)residual.buf + start * dim : NULL, work, fast);
         else if (tables.len)
             run->beam_tables(&books, from, stop - start, width, kept, to, work, fast);
         else
@@ -401,8 +446,8 @@ static PyObject *search(PyObject *self, PyObject *args)
         free(work);
         result = Py_NewRef(Py_None);
     }
-    Py_buffer *all[] = {&x, &codebooks, &packed, &packed16, &costs, &offsets, &reach, &tables,
-                        &codes, &residual};
+    Py_buffer *all[] = {&x, &codebooks, &packed, &packed16, &costs, &offsets, &reach, &packed8,
+                        &centres, &levels, &bounds, &tables, &codes, &residual};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         PyBuffer_Release(all[i]);
     return result;
@@ -578,7 +623,7 @@ static PyObject *scan(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef METHODS[] = {
-    {"kernels", kernels, METH_NOARGS, "Names, numbers and bf16 ability of what runs here."},
+    {"kernels", kernels, METH_NOARGS, "Names, numbers, bf16 and int8 ability of what runs here."},
     {"search", search, METH_VARARGS, "Codes (and, greedy, residuals) of x[start:stop]."},
     {"products", products, METH_VARARGS, "Half-precision products of codewords[start:stop]."},
     {"sums", sums, METH_VARARGS, "Adds the vectors of every code to its sum."},

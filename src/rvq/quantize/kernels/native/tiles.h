@@ -106,6 +106,8 @@ TARGET static float FN(greatest)(const float *scores, long n)
 TARGET static long FN(best)(const float *scores, float margin, const Books *books, long stage,
                             const float *x)
 {
+    if (!(margin < INFINITY)) /* float32 tells nothing */
+        return exact_best(books, stage, x, NULL, books->size);
     const float threshold = FN(greatest)(scores, books->padded) - margin;
     const VEC least = SET1(threshold);
     long first = -1, winner = -1;
@@ -131,8 +133,8 @@ TARGET static long FN(best)(const float *scores, float margin, const Books *book
             }
         }
     }
-    if (first < 0) /* overflow: no score is finite */
-        return exact_best(books, stage, x);
+    if (first < 0) /* no score is a number */
+        return exact_best(books, stage, x, NULL, books->size);
     return winner < 0 ? first : winner;
 }
 
@@ -142,22 +144,44 @@ TARGET static void FN(greedy)(const Books *books, const float *x, long n, int64_
     const long dim = books->dim, padded = books->padded;
     float *left = work, *scores = work + CHUNK * dim;
     memset(left, 0, CHUNK * dim * sizeof *left);
+#ifdef INT8
+    const int rounding = books->packed8 && !fast;
+    Rounded rounded = {.quads = (int32_t *)(scores + CHUNK * padded)};
+    memset(rounded.quads, 0, CHUNK * quads_of(dim) * sizeof *rounded.quads);
+#endif
     for (long start = 0; start < n; start += CHUNK) {
         const long rows = MIN(CHUNK, n - start);
         memcpy(left, x + start * dim, rows * dim * sizeof *x);
         for (long stage = 0; stage < books->n_codebooks; stage++) {
-            FN(scores)(left, rows, books, stage, scores, padded, fast);
             const float *codebook = books->codebooks + stage * books->size * dim;
+#ifdef INT8
+            if (rounding) {
+                round_rows(left, rows, books, stage, &rounded);
+                scores_int8(&rounded, rows, books, stage, scores, padded);
+            } else
+#endif
+                FN(scores)(left, rows, books, stage, scores, padded, fast);
             for (long row = 0; row < rows; row++) {
-                float *r = left + row * dim;
-                float margin = fast ? 0 : error_margin(books, stage, r);
-                long k = FN(best)(scores + row * padded, margin, books, stage, r);
+                float *r = left + row * dim, *scored = scores + row * padded;
+                long k = -1;
+#ifdef INT8
+                if (rounding) {
+                    k = best_int8(scored, &rounded, row, books, stage, r);
+                    if (k < 0)
+                        FN(scores)(r, 1, books, stage, scored, padded, 0);
+                }
+#endif
+                if (k < 0) {
+                    const float margin = fast ? 0 : error_margin(books, stage, r);
+                    k = FN(best)(scored, margin, books, stage, r);
+                }
                 codes[(start + row) * books->n_codebooks + stage] = k;
                 for (long d = 0; d < dim; d++)
                     r[d] -= codebook[k * dim + d];
             }
         }
-        memcpy(residual + start * dim, left, rows * dim * sizeof *x);
+        if (residual)
+            memcpy(residual + start * dim, left, rows * dim * sizeof *x);
     }
 }
 
@@ -270,7 +294,7 @@ TARGET static void FN(beam_tables)(const Books *books, const float *x, long n, i
             path_score[0] = 0;
             for (long stage = 0; stage < stages; stage++) {
                 const uint16_t *table = books->tables + padded * books->size * (stage * (stage - 1) / 2);
-                best_clear(&best, MIN(width, n_paths * books->size));
+                best_clear(&best, MIN(stage + 1 < stages ? width : kept, n_paths * books->size));
                 clear_greatest(greatest);
                 for (int p = 0; p < n_paths; p++) {
                     for (long j = 0; j < stage; j++)
@@ -361,3 +385,4 @@ TARGET static void FN(beam_residuals)(const Books *books, const float *x, long n
 #undef FMA
 #undef AT_LEAST
 #undef SCORES16
+#undef INT8
