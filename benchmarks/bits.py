@@ -23,6 +23,7 @@ import rvq
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import Reader, dumps, loads, payload_size
 from rvq.bitstream.survey import survey
+from rvq.bitstream.tables import ABSENT
 from rvq.codec.files import read_audio
 from rvq.errors import RvqError
 from rvq.evaluate import metrics
@@ -103,39 +104,93 @@ def overhead(codec: rvq.Codec, clips: Clips) -> None:
         )
 
 
+def frame_bits(codec: rvq.Codec, codes: Codes) -> np.ndarray:
+    """What every frame of the first channel costs, `[n_frames]`, if all were one block."""
+    assert codec.entropy is not None
+    entropy, indices = codec.entropy, codes.indices[0]
+    n, variable = len(indices), codes.variable
+    bits, below = np.zeros(n), np.ones(n, bool)
+    known = np.zeros((1, n, entropy.width), np.int32)
+    for layer, row in enumerate(indices.T):
+        base = entropy.base(layer, known)
+        stored = np.where(row < 0, ABSENT, row).astype(np.uint16)
+        seen = [[6, 1], [1, 6], [6, 1], [1, 6]]  # docs/format.md, "Presence"
+        for t in np.flatnonzero(below):
+            if variable and layer:
+                counts = seen[2 * below[t - 1] + (row[t - 1] >= 0) if t else 0]
+                there = int(row[t] >= 0)
+                bits[t] += np.log2(sum(counts) / counts[there])
+                counts[there] += 2
+            if row[t] >= 0:
+                bits[t] += entropy.bits(layer, base[t], stored[:t])[row[t]]
+        known = known + entropy.features(layer, row[None])
+        below = row >= 0
+    return bits
+
+
+def pauses_in(levels: np.ndarray) -> np.ndarray:
+    """Frames that are 30 dB and more below the active level, as are all within 100 ms of them.
+
+    So a pause has at least 200 ms; its ends belong to the sound around it, which every window there
+    holds part of. The active level is the mean power of frames up to 30 dB below the loudest.
+    """
+    active = levels[levels > levels.max() / 1000].mean()
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(levels, 7, mode="edge"), 15)
+    return around.max(axis=1) < active / 1000
+
+
 def silence(codec: rvq.Codec, clips: Clips) -> None:
-    print("\nVariable bitrate: kbps of payload on speech, on pauses in it, on digital silence")
-    rate = clips[0][1]
+    print("\nVariable bitrate: what silence and pauses cost, as a share of the average rate")
+    rate = codec.runtime.sample_rate
+    clips = [(audio, its) for audio, its in clips if its == rate]
     random = np.random.default_rng(0)
-    speech = np.concatenate([audio for audio, its in clips if its == rate][:12], axis=1)
-    seconds = speech.shape[1] / rate
+    floor = 10 ** (-65 / 20) * random.standard_normal((1, 20 * rate)).astype(np.float32)
+    speech = np.concatenate([audio for audio, _ in clips][:4], axis=1)[:, : 10 * rate]
+    hop = codec.runtime.hop_length
     for quality in (2.0, 4.0):
-        data = codec.compress(speech, rate, quality=quality)
-        quiet = codec.compress(np.zeros((1, 20 * rate), np.float32), rate, quality=quality)
+        everything: list[np.ndarray] = []
+        paused: list[np.ndarray] = []
+        level: list[tuple[float, float]] = []
+        mel: list[tuple[float, float]] = []
+        for audio, _ in clips:
+            codes = codec.encode(audio, rate, quality=quality)
+            bits = frame_bits(codec, codes)
+            everything.append(bits)
+            n = audio.shape[1] // hop
+            levels = np.square(audio[0, : n * hop].reshape(n, hop)).mean(axis=1) + 1e-12
+            where = pauses_in(levels)
+            if where.sum() < 15:
+                continue
+            paused.append(bits[:n][where])
+            samples = np.repeat(where, hop)
+            decoded = [codec.decode(codes), codec.decode(codec.encode(audio, rate, 6))]
+            aligned = [metrics.align(audio, each, rate) for each in decoded]
+            quiet, ours, constant = (x[0, : n * hop][samples] for x in (audio, *aligned))
+            level.append(tuple(_decibels(x) - _decibels(quiet) for x in (ours, constant)))
+            mel.append(tuple(metrics.mel_distance(quiet, x, rate) for x in (ours, constant)))
+        average = float(np.concatenate(everything).mean())
+        frames = np.concatenate(paused)
+        digital = codec.compress(np.zeros((1, 20 * rate), np.float32), rate, quality=quality)
         # A talk with a pause in it, at the noise floor of a good room: the pause by difference.
-        floor = 10 ** (-65 / 20) * random.standard_normal((1, 20 * rate)).astype(np.float32)
         talk = [
             payload_size(codec.compress(np.concatenate(parts, axis=1), rate, quality=quality))
-            for parts in ((speech[:, : 10 * rate], floor), (speech[:, : 10 * rate],))
+            for parts in ((speech, floor), (speech,))
         ]
-        pause = 8 * (talk[0] - talk[1]) / 20_000
-        # A block is a second: those of least energy against the average of all.
-        blocks = list(Reader(io.BytesIO(data)).payloads())
-        bits = np.array([8 * sum(map(len, block.layers)) for block in blocks[:-1]])
-        per_block = int(speech.shape[1] / seconds)
-        energy = [
-            np.square(speech[0, i * per_block :][:per_block]).mean() for i in range(len(bits))
-        ]
-        order = np.argsort(energy)
-        least = bits[order[: max(1, len(order) // 20)]].mean()
-        average = 8 * payload_size(data) / seconds / 1000
+        second = average * float(codec.frame_rate) / 8
         print(
-            f"quality {quality:g}: {average:.2f} kbps; quietest 5% of seconds {least / 1000:.2f} "
-            f"({least / 1000 / average:.0%}); digital silence "
-            f"{8 * payload_size(quiet) / 20 / 1000:.3f} "
-            f"({8 * payload_size(quiet) / 20_000 / average:.1%}); pause at -65 dB {pause:.2f} "
-            f"({pause / average:.0%})"
+            f"quality {quality:g}: {second / 125:.2f} kbps; digital silence "
+            f"{payload_size(digital) / 20 / second:.1%}; 20 s of noise at -65 dB "
+            f"{(talk[0] - talk[1]) / 20 / second:.1%}; pauses in recordings "
+            f"{frames.mean() / average:.1%} ({len(frames) / sum(map(len, everything)):.0%} of all "
+            f"frames, in {len(paused)} clips)"
         )
+        print("  there, at this quality and at constant 6 kbps: ", end="")
+        print("level {:+.1f} and {:+.1f} dB, ".format(*np.mean(level, axis=0)), end="")
+        print("mel distance {:.2f} and {:.2f}".format(*np.mean(mel, axis=0)))
+
+
+def _decibels(samples: np.ndarray) -> float:
+    return 10 * float(np.log10(np.square(samples, dtype=np.float64).mean() + 1e-12))
 
 
 def rate_distortion(codec: rvq.Codec, clips: Clips) -> None:

@@ -1,8 +1,7 @@
 """Fuzzing of everything that reads bytes from outside, by coverage (pip install atheris).
 
+    python fuzz/fuzz.py all -max_total_time=1800     # seconds for each
     python fuzz/fuzz.py container -max_total_time=1800
-    python fuzz/fuzz.py entropy -max_total_time=1800
-    python fuzz/fuzz.py packet -max_total_time=1800
 
 A parser may refuse its input by an `RvqError` and in no other way, may not hang, and may not take
 more memory than ten times what the input's size can honestly stand for. What libFuzzer finds worth
@@ -10,6 +9,7 @@ keeping goes to a folder given as a last argument; `fuzz/corpus` holds a few fil
 """
 
 import io
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -76,9 +76,13 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def main() -> None:
-    """Fuzz the parser named first."""
-    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
-        sys.exit(f"usage: python fuzz/fuzz.py {'|'.join(TARGETS)} [libFuzzer's options]")
+    """Fuzz the parser named first, or all, one after the other."""
+    if len(sys.argv) < 2 or sys.argv[1] not in [*TARGETS, "all"]:
+        sys.exit(f"usage: python fuzz/fuzz.py all|{'|'.join(TARGETS)} [libFuzzer's options]")
+    if sys.argv[1] == "all":  # libFuzzer ends the process
+        commands = ([sys.executable, __file__, name, *sys.argv[2:]] for name in TARGETS)
+        failed = [command[2] for command in commands if subprocess.run(command).returncode]
+        sys.exit(f"found something: {', '.join(failed)}" if failed else 0)
     name = sys.argv.pop(1)
     options = [f"{HOME}/corpus/{name}", "-rss_limit_mb=1024", "-timeout=10", "-max_len=8192"]
     if not any(not argument.startswith("-") for argument in sys.argv[1:]):

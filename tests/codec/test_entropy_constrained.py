@@ -63,10 +63,10 @@ def test_c_equals_numpy(beam_size, shape, monkeypatch):
     books, model, latents = case(**shape)
     search = EntropyConstrainedSearch(books, model, beam_size=beam_size)
     lagrangians = np.random.default_rng(1).uniform(0, 0.2, len(latents))
-    least = np.random.default_rng(2).integers(0, 4, len(latents))
-    compiled = search(latents, lagrangians, len(books), least)
+    most = np.random.default_rng(2).integers(2, 5, len(latents))
+    compiled = search(latents, lagrangians, len(books), most)
     monkeypatch.setattr(entropy_constrained, "_native", None)
-    plain = search(latents, lagrangians, len(books), least)
+    plain = search(latents, lagrangians, len(books), most)
     np.testing.assert_array_equal(compiled.codes, plain.codes)
     assert compiled.bits == plain.bits
     assert len(latents) == 1 or len(np.unique((compiled.codes >= 0).sum(axis=1))) > 1
@@ -115,12 +115,13 @@ def test_a_frames_worth_is_its_own():
     assert depth[10:].min() > 1
 
 
-def test_a_frame_has_its_least_number_of_layers():
+def test_a_frame_has_at_most_its_number_of_layers():
     books, model, latents = case(n=20)
-    least = np.repeat([1, 3], 10)
+    most = np.repeat([1, 3], 10)
     search = EntropyConstrainedSearch(books, model, beam_size=4)
-    depth = (search(latents, np.full(20, 1e6), 4, least).codes >= 0).sum(axis=1)
-    np.testing.assert_array_equal(depth, least)
+    depth = (search(latents, np.full(20, 1e-6), 4, most).codes >= 0).sum(axis=1)
+    assert (depth <= most).all()
+    assert (depth == most).mean() > 0.8
 
 
 def test_bad_settings():

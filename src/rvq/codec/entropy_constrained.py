@@ -118,19 +118,19 @@ class EntropyConstrainedSearch:
         latents: Floats,
         lagrangians: npt.NDArray[np.float64],
         n_codebooks: int,
-        least: npt.NDArray[np.integer] | None = None,
+        most: npt.NDArray[np.integer] | None = None,
     ) -> Found:
         """Search for the frames of one block.
 
         Args:
             latents: `[n_frames, dim]`.
             lagrangians: λ of every frame: squared error that a bit is worth.
-            n_codebooks: the most codes per frame.
-            least: the fewest codes of every frame, `[n_frames]`; all have the first anyway.
+            n_codebooks: the most codes per frame; every frame has the first.
+            most: those of each frame, `[n_frames]`, where some may have no more than fewer.
         """
         n, beam = len(latents), self._beam_size
         prices = (lagrangians / 256).astype(np.float32)
-        least = np.ones(n, np.int64) if least is None else least
+        most = np.full(n, n_codebooks) if most is None else most
         tables = self._entropy.tables
         extend = _extend_in_numpy if _native is None else _extend
         found = _Hypotheses(latents, beam)
@@ -139,7 +139,7 @@ class EntropyConstrainedSearch:
         for layer in range(n_codebooks):
             base = self._entropy.base(layer, known[None, :, 0])[:, None]
             base = base + self._entropy.base_here(layer, known - known[:, :1])
-            ends = np.zeros(n, bool) if not layer else layer >= least
+            ends = ((layer >= most) & (layer > 0)).astype(np.uint8)
             step = _Layer(tables(layer), self._books[layer], prices, ends, base, layer > 0)
             extend(step, found)
             codes = np.where(found.codes == ABSENT, -1, found.codes.astype(np.int64))
@@ -161,15 +161,15 @@ class _Layer:
         tables: of the entropy model.
         book: the codebook.
         prices: of 1/256 bit, `[n_frames]`.
-        ends: whether each frame may go without the layer.
+        ends: whether each frame must go without the layer, `[n_frames]`.
         base: what lower layers add to the hidden units, `[n_frames, beam, hidden]`.
-        optional: whether it is coded which frames have the layer.
+        optional: whether frames may go without the layer.
     """
 
     tables: Tables
     book: _Book
     prices: Floats
-    ends: npt.NDArray[np.bool_]
+    ends: npt.NDArray[np.uint8]
     base: npt.NDArray[np.int32]
     optional: bool
 
@@ -213,11 +213,12 @@ def _extend_in_numpy(layer: _Layer, found: _Hypotheses) -> None:
         possible = np.zeros((beam, size + 1), bool)
         for b, state in enumerate(found.states[t]):
             if state == _GOING:
-                active = reference.activations(layer.tables, layer.base[t, b], path[:t], t)
-                bits[b, :size] += present + _prices(layer.tables, active)
+                if not layer.ends[t]:
+                    active = reference.activations(layer.tables, layer.base[t, b], path[:t], t)
+                    bits[b, :size] += present + _prices(layer.tables, active)
+                    possible[b] = True
                 bits[b, size] += absent
-                possible[b] = True
-            possible[b, size] = state == _ENDED or (state == _GOING and layer.ends[t])
+            possible[b, size] = state == _ENDED or (state == _GOING and optional)
         costs = np.where(possible, error + price * bits.astype(np.float32), np.inf)
         order = np.argsort(costs, axis=None, kind="stable")[:beam]
         parents, codes = np.divmod(order, size + 1)

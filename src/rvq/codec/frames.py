@@ -15,7 +15,7 @@ from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.runtime import Runtime, State
 from rvq.codec.snapshot import load_state, save_state
 from rvq.errors import InputError
-from rvq.quantize.search import decode
+from rvq.quantize.search import check_beam_size, decode
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -87,7 +87,8 @@ class FrameEncoder:
         self._resampler = Resampler(sample_rate, runtime.sample_rate, channels)
         self._state = runtime.start("encoder", channels)
         self._started = False
-        self._nearest = runtime.search(beam_size)
+        check_beam_size(beam_size)
+        self._beam_size = beam_size
         self._pending = np.empty((channels, 0), np.float32)
 
     def push(self, audio: Floats) -> Indices:
@@ -156,7 +157,8 @@ class FrameEncoder:
 
     def _quantize(self, latents: Floats, samples: Floats) -> Indices:
         """Latents `[channels, n_frames, dim]` and their samples -> the codes now complete."""
-        codes = self._nearest(latents.reshape(-1, latents.shape[2]), self.n_codebooks)
+        search = self._runtime.search(self._beam_size)
+        codes = search(latents.reshape(-1, latents.shape[2]), self.n_codebooks)
         return codes.reshape(*latents.shape[:2], codes.shape[1])
 
 

@@ -1,7 +1,7 @@
 """Codes at a variable bitrate: as many as a frame needs, chosen by what they really cost.
 
-The search weighs squared error against λ · bits; λ, of every frame, says how much the frame
-matters. Silence, whose codes are expected and whose error is small anyway, costs nearly nothing.
+The search weighs squared error against λ · bits. Of the noise in pauses only level and colour are
+heard: there, frames have one layer, chosen with a greater λ. They cost little, and the noise stays.
 """
 
 import numpy as np
@@ -23,12 +23,18 @@ _BRAKE, _DRIFT = 1.0, 0.1
 """By how much quality falls, at once and for good, per second of an average bitrate overspent."""
 _LAYERS, _LAYERS_PER_STEP = 4, 2
 """The most layers at quality 0, and how many more with every step."""
-_QUIET = -35.0
-"""dB below the loudest frame of late, from where frames matter less the quieter they are."""
+_QUIET = -36.0
+"""dB below the loudest frame of late, this second's with it: a frame so quiet may be of a pause."""
+_BEFORE, _AFTER = 1, 2
+"""Frames around it that must be as quiet: its window and the network's lookahead reach them."""
+_PAUSE = 12
+"""Such frames on end that make a pause, 200 ms with those around."""
+_LESS = 4.5
+"""By how much quality is lower in pauses."""
 _SILENT = 1e-5
-"""Mean square below which nothing is heard whatever else there is: -50 dB full scale."""
-_FORGETTING = 0.997
-"""Of the loudest frame, per frame: a decibel a second."""
+"""Mean square below which a frame is not loud whatever else there is: -50 dB full scale."""
+_FORGETTING = 0.94
+"""Of the loudest frame, per second: a quarter of a decibel."""
 
 
 class VariableEncoder(FrameEncoder):
@@ -68,14 +74,14 @@ class VariableEncoder(FrameEncoder):
             raise InputError(f"an average bitrate must be 0.1 to 1000 kbps, got {bitrate:g}")
         # An average bitrate starts from the quality that speech gets at it, about.
         self._quality = min(bitrate / 1.75, 12.0) if bitrate is not None else quality or 0.0
-        # A layer costs two bytes of every block even where hardly any frame has it.
+        # A layer costs four bytes of every block even where hardly any frame has it.
         n_codebooks = min(n_codebooks, _LAYERS + round(_LAYERS_PER_STEP * self._quality))
         super().__init__(
             runtime,
             channels=channels,
             sample_rate=sample_rate,
             n_codebooks=n_codebooks,
-            beam_size=1,
+            beam_size=beam_size,
         )
         self._search = EntropyConstrainedSearch(runtime.codebooks, entropy, beam_size=beam_size)
         self._target = bitrate
@@ -83,6 +89,7 @@ class VariableEncoder(FrameEncoder):
         self._latents = np.empty((channels, 0, runtime.codebooks.shape[2]), np.float32)
         self._levels = np.empty((channels, 0))
         self._loudest = np.full(channels, _SILENT)
+        self._quiet = np.zeros(channels, np.int64)  # frames on end, up to now
         self._scale = float(np.square(runtime.codebooks[0], dtype=np.float64).sum(axis=1).mean())
 
     def flush(self) -> Indices:
@@ -112,30 +119,34 @@ class VariableEncoder(FrameEncoder):
             ahead = self._bits / (self._target * 1000)
             quality = float(np.clip(quality - _BRAKE * ahead, 0, 12))
             self._quality = float(np.clip(self._quality - _DRIFT * ahead * seconds, 0, 12))
-        lagrangian = self._scale * 2.0**-quality / 100
-        found = [
-            self._search(
-                latents[channel],
-                lagrangian * self._masking(channel, levels[channel]),
-                self.n_codebooks,
+        found = []
+        for channel in range(len(latents)):
+            pause = self._pauses(channel, levels[channel])
+            qualities = quality - _LESS * pause
+            found.append(
+                self._search(
+                    latents[channel],
+                    self._scale * 2.0**-qualities / 100,
+                    self.n_codebooks,
+                    np.where(pause, 1, self.n_codebooks),
+                )
             )
-            for channel in range(len(latents))
-        ]
         if self._target is not None:
             spent = sum(block.bits for block in found) / len(found)
             self._bits += spent - self._target * 1000 * seconds
         return np.stack([block.codes for block in found])
 
-    def _masking(self, channel: int, levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """How much less than a loud frame each frame matters, `[n_frames]`, at least 1."""
-        # A frame is as loud as those that its window and the network's lookahead reach.
-        near = 1 + self._runtime.delay
-        padded = np.pad(levels, near, mode="edge")
-        around = np.lib.stride_tricks.sliding_window_view(padded, 2 * near + 1).max(axis=1)
-        weights = np.empty(len(levels))
-        loudest = self._loudest[channel]
-        for t, level in enumerate(around):
-            loudest = max(loudest * _FORGETTING, level, _SILENT)
-            weights[t] = max(1.0, loudest * 10 ** (_QUIET / 10) / max(level, 1e-12))
+    def _pauses(self, channel: int, levels: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Which of the next frames are of pauses, `[n_frames]`."""
+        padded = np.pad(levels, (_BEFORE, _AFTER), mode="edge")
+        around = np.lib.stride_tricks.sliding_window_view(padded, _BEFORE + 1 + _AFTER).max(axis=1)
+        loudest = max(self._loudest[channel] * _FORGETTING, around.max(), _SILENT)
         self._loudest[channel] = loudest
-        return weights
+        pause = np.zeros(len(levels), bool)
+        run = int(self._quiet[channel])
+        for t, quiet in enumerate(around < loudest * 10 ** (_QUIET / 10)):
+            run = run + 1 if quiet else 0
+            if run >= _PAUSE:
+                pause[max(0, t + 1 - run) : t + 1] = True
+        self._quiet[channel] = run
+        return pause

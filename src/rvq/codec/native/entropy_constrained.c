@@ -257,7 +257,7 @@ static void search(Job *job, Fill fill, Products products)
     int below = 0; /* whether the best of the frame before has the layer below */
     for (long t = 0; t < job->n; t++) {
         const float lagrangian = ((float *)job->lagrangians.buf)[t];
-        const int may_end = job->optional && ((uint8_t *)job->ends.buf)[t];
+        const int ends = ((uint8_t *)job->ends.buf)[t];
         float *residuals = (float *)job->residuals.buf + t * beam * dim;
         float *errors = (float *)job->errors.buf + t * beam;
         int32_t *bits = (int32_t *)job->bits.buf + t * beam;
@@ -276,14 +276,14 @@ static void search(Job *job, Fill fill, Products products)
             best[b] = (Hypothesis){.cost = FLT_MAX, .code = ABSENT};
         long count = 0;
         for (long b = 0; b < beam; b++)
-            if (states[b] == GOING)
+            if (states[b] == GOING && !ends)
                 memcpy(job->going + count++ * dim, residuals + b * dim, dim * sizeof(float));
         products(job->panels.buf, job->going, count, dim, padded, job->products);
         count = 0;
         for (long b = 0; b < beam; b++) {
             Hypothesis from = {.error = errors[b], .bits = bits[b], .state = ENDED,
                                .parent = (int)b, .code = ABSENT};
-            if (states[b] == GOING) {
+            if (states[b] == GOING && !ends) {
                 int16_t active[MAX_HIDDEN];
                 activate(layer, (const int32_t *)job->base.buf + (t * beam + b) * layer->hidden,
                          path + t, t, active);
@@ -291,9 +291,10 @@ static void search(Job *job, Fill fill, Products products)
                 Hypothesis next = from;
                 next.bits += present;
                 extend(job, job->products + count++ * padded, next, lagrangian, best);
-                from.bits += absent;
             }
-            if (states[b] == ENDED || (states[b] == GOING && may_end)) {
+            if (states[b] == GOING)
+                from.bits += absent;
+            if (states[b] == ENDED || (states[b] == GOING && job->optional)) {
                 from.cost = from.error + lagrangian * (float)from.bits;
                 consider(best, beam, from);
             }
