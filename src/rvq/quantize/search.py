@@ -41,8 +41,8 @@ class Search:
         beam_size: code sequences followed at once; 1 is greedy search.
         penalties: squared distance added to each codeword, `[n_codebooks, codebook_size]`: λ times
             its bits makes this an entropy-constrained search (Chou, Lookabaugh & Gray 1989).
-        fast: search by bf16 products where the processor has them: the error grows by a thousandth
-            or so, and codes are no longer the same on every machine.
+        fast: search by bf16 products where the processor has them and nothing exact is as fast: the
+            error grows by a thousandth or so, and codes are no longer the same on every machine.
         threads: that share the vectors of a call; 0 for all cores.
 
     Raises:

@@ -177,8 +177,9 @@ def test_threads_change_nothing(width, threads):
 
 
 @needs_compiler
-def test_fast_mode_loses_next_to_nothing():
-    x, codebooks = problem(4_000, 6, 128, 33)
+@pytest.mark.parametrize("dim", [33, 70])
+def test_fast_mode_loses_next_to_nothing(dim):
+    x, codebooks = problem(4_000, 6, 128, dim)
     books = Books.of(codebooks)
     exact, fast = native.greedy(x, books)[1], native.greedy(x, books, fast=True)[1]
     assert np.square(fast).sum() == pytest.approx(np.square(exact).sum(), rel=3e-3)

@@ -1,7 +1,8 @@
-"""The search kernels in C: AVX-512 (with or without bf16), AVX2 or portable, as the processor has.
+"""The search kernels in C: AVX-512 (with VNNI, with bf16 or without), AVX2 or portable.
 
 Greedy codes follow the definition of `reference.greedy` to the bit whatever kernel runs: scores are
-float32, and where two are closer than their rounding errors the order is settled in float64.
+computed in float32, or in 8 bits first where the processor multiplies those, and where two are
+closer than the largest errors of such scores the order is settled in float64.
 """
 
 import os
@@ -29,7 +30,9 @@ MAX_STAGES = 256
 _GRAIN = 48 * 16
 """Rows that a thread takes at a time."""
 _LEAST_DIMS8 = 16
-"""Fewer are multiplied in float32 sooner than rounded."""
+"""Fewer are multiplied in float32 sooner than rounded to bytes."""
+_LEAST_DIMS8_FAST = 64
+"""The same of bfloat16."""
 _NOTHING = np.empty(0, np.float32)
 
 
@@ -75,8 +78,8 @@ def greedy(
     Args:
         x: vectors, `[n, dim]`, finite.
         books: the codebooks.
-        fast: scores from bf16 products, where the processor has them: nearly tied codewords may be
-            taken for one another.
+        fast: scores from bf16 products, where the processor has them and nothing exact is as fast:
+            nearly tied codewords may be taken for one another.
         threads: that share the rows.
         kernel: one of `kernels()`; default the fastest.
     """
@@ -132,10 +135,10 @@ def _run(
     if width > 1 and books.n_products * 2 <= TABLES_LIMIT:
         tables = _tables(kernel.number, books, threads)
         products, scale = tables.products[: books.n_products], tables.scale
-    fast = fast and kernel.bf16
+    least = _LEAST_DIMS8_FAST if fast and kernel.bf16 else _LEAST_DIMS8
+    made = books.bytes if kernel.int8 and width == 1 and dim >= least else None
+    fast = fast and kernel.bf16 and made is None
     packed16 = books.packed16 if fast else _NOTHING
-    greedy_in_bytes = kernel.int8 and width == 1 and not fast and dim >= _LEAST_DIMS8
-    made = books.bytes if greedy_in_bytes else None
     in_bytes = vars(made).values() if made else [_NOTHING] * 4
     arrays = (books.codebooks, books.packed, packed16, books.costs, books.offsets, books.reach)
     shape = (n_codebooks, size, books.padded, dim)
