@@ -53,6 +53,28 @@ def test_silence_costs_nearly_nothing(codec, speech, files):
     assert np.abs(codec.decompress(data)).max() < 0.02
 
 
+def test_a_pause_costs_little_and_its_noise_stays(codec, speech):
+    random = np.random.default_rng(0)
+    n = 2 * 24_000
+    talk = speech[:, :n]
+    noise = np.convolve(random.standard_normal(n), np.exp(-np.arange(200) / 12), "same")  # a room's
+    noise = (10 ** (-66 / 20) * noise / noise.std()).astype(np.float32)[None]
+    whole = np.concatenate([talk, noise, talk], axis=1)
+    codes = codec.encode(whole, 24_000, quality=3)
+    depth = (codes.indices[0] >= 0).sum(axis=1)
+    pause = slice(n // 320 + 30, 2 * n // 320 - 30)
+    assert (depth[pause] == 1).all()
+    assert depth[: n // 320].mean() > 3
+    decoded = codec.decode(codes)[0, n + 12_000 : 2 * n - 12_000]
+    level = 10 * np.log10(np.square(decoded).mean())
+    assert level == pytest.approx(-66, abs=5)
+
+
+def test_what_is_quiet_throughout_is_no_pause(codec, speech):
+    codes = codec.encode(speech[:, :48_000] * 10 ** (-30 / 20), 24_000, quality=3)
+    assert ((codes.indices[0] >= 0).sum(axis=1) > 1).mean() > 0.5
+
+
 def test_codes_come_back_and_can_be_cut(codec, files):
     codes = loads(files[3], entropy=codec.entropy)
     assert codes.variable

@@ -29,7 +29,7 @@ _BEFORE, _AFTER = 1, 2
 """Frames around it that must be as quiet: its window and the network's lookahead reach them."""
 _PAUSE = 12
 """Such frames on end that make a pause, 200 ms with those around."""
-_LESS = 4.5
+_LESS = 3.5
 """By how much quality is lower in pauses."""
 _SILENT = 1e-5
 """Mean square below which a frame is not loud whatever else there is: -50 dB full scale."""
