@@ -40,7 +40,7 @@ def dac(clips, codebooks_from, tmp_path_factory):
     torch.manual_seed(0)
     fields = {"encoder_hidden_size": 8, "decoder_hidden_size": 64, "n_codebooks": 6}
     theirs = transformers.DacModel(transformers.DacConfig(**fields)).eval()
-    enliven(theirs, 0.85)
+    enliven(theirs, 0.75)  # stronger ones amplify roundings by thousands
     theirs.requires_grad_(False)
     latents = [theirs.encoder(x[:, :, :16_384]) for x in clips(16_000, 1)]
     for stage in theirs.quantizer.quantizers:
