@@ -191,6 +191,18 @@ def test_fast_mode_loses_next_to_nothing(dim):
 
 
 @needs_compiler
+@pytest.mark.parametrize("limit", [0, native.TABLES_LIMIT])
+def test_fast_beams_of_many_codebooks_stay_in_their_memory(limit, monkeypatch):
+    """Its size once fell short, where the allocator noticed at best."""
+    monkeypatch.setattr(native, "TABLES_LIMIT", limit)
+    x, codebooks = problem(200, 40, 256, 90)
+    for width in (2, 32):
+        exact, fast = (native.beam(x, Books.of(codebooks), width, fast=f)[:, 0] for f in (0, 1))
+        errors = [np.square(x - blas.decode(codes, codebooks)).sum() for codes in (exact, fast)]
+        assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+@needs_compiler
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e9])
 def test_the_scale_of_vectors_does_not_matter(scale):
     x, codebooks = problem(300, 4, 32, 16)

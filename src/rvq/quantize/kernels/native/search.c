@@ -418,7 +418,10 @@ static PyObject *search(PyObject *self, PyObject *args)
     else {
         const int with_tables = width > 1 && tables.len;
         const long scores = CHUNK * padded * (with_tables ? n_codebooks : 1);
-        const long floats = 2 * CHUNK * (dim + 3) + scores + width * padded;
+        /* Vectors or residuals of two stages; scores of vectors and of a vector's extensions; and
+         * behind a stage's scores, vectors in fewer bits. */
+        const long floats = 2 * CHUNK * dim + scores + (width + n_codebooks) * padded +
+                            CHUNK * (dim + 4);
         work = malloc(floats * sizeof *work);
         if (!work)
             PyErr_NoMemory();
