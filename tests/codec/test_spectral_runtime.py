@@ -9,8 +9,8 @@ from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import ModelFolder
 from rvq.codec.spectral import SpectralRuntime, load_spectral
 from rvq.codec.spectral_onnx import SpectralOnnxRuntime
-from rvq.codec.weights import read_weights
 from rvq.errors import ModelError
+from rvq.onnx_weights import read_weights
 
 needs_compiler = pytest.mark.skipif(not kernels(), reason="nothing was compiled")
 

@@ -10,7 +10,7 @@ import numpy as np
 from rvq.codec.engine import Engine, fits
 from rvq.codec.runtime import Floats, ModelFolder, Runtime, State
 from rvq.codec.spectral_onnx import SpectralOnnxRuntime
-from rvq.codec.weights import read_weights
+from rvq.onnx_weights import read_weights
 
 _GRAIN = 8
 """A thread's share of a call is at least so many times what it computes twice for it."""

@@ -10,10 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import onnx
+import numpy.typing as npt
 import torch
-from google.protobuf.message import DecodeError
-from onnx import numpy_helper
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
@@ -25,6 +23,7 @@ from rvq.nn.convolution import prepare_export, restore_lstm
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.model_folder import Part, write_model_folder
 from rvq.nn.spectral import SpectralConfig
+from rvq.onnx_weights import read_weights
 
 
 def export(
@@ -83,7 +82,8 @@ def read_exported(folder: Path) -> CodecModel:
         config = TypeAdapter(CodecConfig).validate_python(card["model"])
         model = CodecModel(config)
         for part in ("encoder", "decoder"):
-            _read_weights(onnx.load(folder / f"{part}.onnx"), getattr(model, part))
+            stored = read_weights((folder / f"{part}.onnx").read_bytes())
+            _put_back(stored, getattr(model, part))
         codebooks = load((folder / "codebooks.safetensors").read_bytes())["codebooks"]
         model.quantizer.set_codebooks(torch.from_numpy(codebooks.astype(np.float32)))
     except OSError as error:
@@ -94,7 +94,7 @@ def read_exported(folder: Path) -> CodecModel:
         RuntimeError,
         ValidationError,
         SafetensorError,
-        DecodeError,
+        ModelError,
     ) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
@@ -104,12 +104,8 @@ def read_exported(folder: Path) -> CodecModel:
 
 
 @torch.no_grad()
-def _read_weights(network: onnx.ModelProto, module: nn.Module) -> None:
+def _put_back(stored: dict[str, npt.NDArray[np.float32]], module: nn.Module) -> None:
     """Put weights back under their names."""
-    stored = {
-        weight.name.removesuffix("_half"): numpy_helper.to_array(weight).astype(np.float32)
-        for weight in network.graph.initializer
-    }
     for path, layer in module.named_modules():
         if isinstance(layer, parametrize.ParametrizationList):
             continue
