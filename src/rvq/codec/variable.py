@@ -21,6 +21,8 @@ _SEARCHED = 75
 """Frames that are searched together, and after which an average bitrate is looked after."""
 _BRAKE, _DRIFT = 1.0, 0.1
 """By how much quality falls, at once and for good, per second of an average bitrate overspent."""
+_FIRST, _PER_STEP = 0.6, 1.4
+"""kbps that speech takes at quality 0, and more with every step, about."""
 _LAYERS, _LAYERS_PER_STEP = 4, 2
 """The most layers at quality 0, and how many more with every step."""
 _QUIET = -36.0
@@ -73,7 +75,9 @@ class VariableEncoder(FrameEncoder):
         if bitrate is not None and not 0.1 <= bitrate <= 1000:
             raise InputError(f"an average bitrate must be 0.1 to 1000 kbps, got {bitrate:g}")
         # An average bitrate starts from the quality that speech gets at it, about.
-        self._quality = min(bitrate / 1.75, 12.0) if bitrate is not None else quality or 0.0
+        if bitrate is not None:
+            quality = float(np.clip((bitrate - _FIRST) / _PER_STEP, 0, 12))
+        self._quality = quality or 0.0
         # A layer costs four bytes of every block even where hardly any frame has it.
         n_codebooks = min(n_codebooks, _LAYERS + round(_LAYERS_PER_STEP * self._quality))
         super().__init__(
