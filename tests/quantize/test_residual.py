@@ -298,8 +298,9 @@ def test_progress_is_reported():
 
 
 def test_threads_do_not_change_what_is_learned():
-    one, two = fit(n_codebooks=2), fit(n_codebooks=2, threads=2)
+    one, two, every = (fit(n_codebooks=2, threads=threads) for threads in (1, 2, 0))
     np.testing.assert_array_equal(one.codebooks_, two.codebooks_)
+    np.testing.assert_array_equal(one.codebooks_, every.codebooks_)
 
 
 # -- what may be passed ----------------------------------------------------------------------------
