@@ -105,7 +105,7 @@ def check_beam_size(beam_size: int) -> None:
 
 
 def nearest(x: Floats, codebook: Floats, *, threads: int = 1) -> Integers:
-    """Nearest codeword of every vector, `[n, dim]`, `[codebook_size, dim]` -> `[n]`; 0: all cores."""
+    """Nearest codewords of `[n, dim]` in `[codebook_size, dim]` -> `[n]`; threads 0: all cores."""
     if native.available():
         return native.nearest(x, codebook, threads=threads or n_cores())
     return blas.greedy(x, Books.of(codebook[None]))[0][:, 0]
