@@ -34,3 +34,14 @@ def encodec():
     """The `encodec` package, a reference; its audio loading, which nothing here uses, left out."""
     sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
     return pytest.importorskip("encodec")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch on one thread: small steps are faster, and sums do not depend on who adds what."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import soxr
 import torch
+from typer.testing import CliRunner
+
+from rvq.cli.app import app
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +62,18 @@ def codebooks_from():
     return make
 
 
+@pytest.fixture(scope="session")
+def run_rvq():
+    """Run a command of `rvq`, which must not fail; returns what came out of it."""
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+        return result
+
+    return run
+
+
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
+def reproducible(one_thread):
     """Untrained networks amplify last bits, which depend on how threads share a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -204,7 +204,7 @@ def test_models_to_train_on_are_the_same(hugging_face, clips):
     assert any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_imported_models_run_without_torch(tmp_path, clips):
+def test_imported_models_run_without_torch(tmp_path, clips, run_rvq):
     from rvq import Codec
 
     torch.manual_seed(0)
@@ -215,9 +215,7 @@ def test_imported_models_run_without_torch(tmp_path, clips):
         layer.codebook.embed.copy_(torch.randn(1024, 16) * 0.1 * 0.9**i)
     theirs.save_pretrained(tmp_path / "theirs")
     command = ["import", "encodec", str(tmp_path / "theirs"), str(tmp_path / "ours")]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
-    assert "encodec_24khz" in result.output
+    assert "encodec_24khz" in run_rvq(*command).output
     audio = clips(24_000, 1)[0][0, :, :12_000]
     codec = Codec.load(tmp_path / "ours")
     codes = codec.encode(audio.numpy(), 24_000, beam_size=1)
@@ -253,13 +251,12 @@ def test_models_that_cannot_be_folders_say_what_serves_them(segments, tmp_path):
 
 
 @pytest.mark.slow
-def test_imported_segments_run_without_torch(hugging_face, clips, tmp_path):
+def test_imported_segments_run_without_torch(hugging_face, clips, tmp_path, run_rvq):
     theirs, folder, ours = hugging_face
     if ours.network.causal:
         pytest.skip("this one has no segments")
     model = tmp_path / "model"
-    result = CliRunner().invoke(app, ["import", "encodec", str(folder), str(model)])
-    assert result.exit_code == 0, result.output
+    run_rvq("import", "encodec", folder, model)
     codec = Codec.load(model)
     audio = clips(48_000, 2)[0][:, :, : round(1.7 * 48_000)]
     codes = codec.encode(audio[0].numpy(), 48_000, 6, beam_size=1)
@@ -292,8 +289,7 @@ def test_imported_segments_run_without_torch(hugging_face, clips, tmp_path):
         ["decode", cut, back, "--model", model],
         ["info", cut],
     ):
-        result = CliRunner().invoke(app, [str(part) for part in command])
-        assert result.exit_code == 0, result.output
+        run_rvq(*command)
     decoded, rate = soundfile.read(back, dtype="float32")
     assert rate == 48_000
     np.testing.assert_allclose(decoded.T, output.clamp(-1, 1).numpy(), atol=1e-4)
@@ -302,10 +298,7 @@ def test_imported_segments_run_without_torch(hugging_face, clips, tmp_path):
         first = Reader(stream).header.size
     data[first + 20 : first + 30] = bytes(10)  # the first of two blocks, which is then silent
     cut.write_bytes(data)
-    result = CliRunner().invoke(
-        app, ["decode", str(cut), str(back), "--force", "--model", str(model)]
-    )
-    assert result.exit_code == 0, result.output
+    run_rvq("decode", cut, back, "--force", "--model", model)
     damaged, _ = soundfile.read(back, dtype="float32")
     assert not damaged[:47_520].any()
     np.testing.assert_array_equal(damaged[48_000:], decoded[48_000:])
@@ -315,8 +308,7 @@ def test_imported_segments_run_without_torch(hugging_face, clips, tmp_path):
         ["encode", wav, ecdc, "--model", model, "--beam-size", "1"],
         ["decode", ecdc, again, "--model", model],
     ):
-        result = CliRunner().invoke(app, [str(part) for part in command])
-        assert result.exit_code == 0, result.output
+        run_rvq(*command)
     read = loads(ecdc.read_bytes())
     for segment, ours_segment in zip(read.segments, segments, strict=True):
         np.testing.assert_array_equal(segment.codes, ours_segment[n_head:])

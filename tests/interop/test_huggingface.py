@@ -8,10 +8,8 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from rvq import Codec
-from rvq.cli.app import app
 from rvq.errors import InputError, ModelError
 from rvq.interop.code_encoder import CodeEncoder
 from rvq.interop.dac import read_dac
@@ -232,10 +230,9 @@ def test_mimi_streams(mimi, clips, n_frames):
 
 
 @pytest.mark.slow
-def test_imported_mimi_runs_without_torch(mimi, clips, tmp_path):
+def test_imported_mimi_runs_without_torch(mimi, clips, tmp_path, run_rvq):
     _, folder, ours = mimi
-    result = CliRunner().invoke(app, ["import", "mimi", str(folder), str(tmp_path / "model")])
-    assert result.exit_code == 0, result.output
+    run_rvq("import", "mimi", folder, tmp_path / "model")
     codec = Codec.load(tmp_path / "model")
     audio = clips(24_000, 1)[0][:, :, : 1920 * 30]
     codes = codec.encode(audio[0].numpy(), 24_000, beam_size=1)
@@ -248,11 +245,10 @@ def test_imported_mimi_runs_without_torch(mimi, clips, tmp_path):
 
 
 @pytest.mark.slow
-def test_imported_dac_runs_without_torch(dac, clips, tmp_path):
+def test_imported_dac_runs_without_torch(dac, clips, tmp_path, run_rvq):
     theirs, folder, _ = dac
     model = tmp_path / "model"
-    result = CliRunner().invoke(app, ["import", "dac", str(folder), str(model)])
-    assert result.exit_code == 0, result.output
+    run_rvq("import", "dac", folder, model)
     codec = Codec.load(model)
     assert codec.model_hash != Codec.load().model_hash
     # Longer than two chunks, and no whole number of hops.
@@ -282,8 +278,7 @@ def test_imported_dac_runs_without_torch(dac, clips, tmp_path):
         ["decode", cut, back, "--model", model],
         ["info", cut],
     ):
-        result = CliRunner().invoke(app, [str(part) for part in command])
-        assert result.exit_code == 0, result.output
+        run_rvq(*command)
     decoded, rate = soundfile.read(back, dtype="float32")
     assert rate == 16_000
     np.testing.assert_allclose(decoded, output[0].clamp(-1, 1).numpy(), atol=1e-4)

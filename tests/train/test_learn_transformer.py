@@ -21,16 +21,9 @@ from rvq.train.code_transformer import (
 )
 from rvq.train.codes import gather
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"dim": 32, "hidden": 64, "n_layers": 2, "n_heads": 4, "batch_size": 4}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Steps this small take longer on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_learned_from_a_model_and_used_in_files(packed, speech, tmp_path):

@@ -23,6 +23,8 @@ from rvq.train.trainer import (
     pick_precision,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def config(*, warmup_vectors=0, init_vectors=30, commitment=0.1, **schedule):
     return TrainConfig(
@@ -48,14 +50,6 @@ def config(*, warmup_vectors=0, init_vectors=30, commitment=0.1, **schedule):
         listen_steps=4,
         precision="float32",
     )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(trainer, n_steps):

@@ -49,12 +49,12 @@ def write_layers(block: StoredBlock) -> bytes:
     framing = Framing()
     parts = []
     for layer, data in enumerate(block.layers):
-        sized = write_size(len(data or b"")) + (data or b"")
-        check = framing.check(block.index, layer, sized)
+        stored = data or b""
+        size = write_size(len(stored))
+        check = framing.check(block.index, layer, size + stored)
         if data is None:
             check = bytes(byte ^ 255 for byte in check)
-        size = len(sized) - len(data or b"")
-        parts += [sized[:size], check, sized[size:]]
+        parts += [size, check, stored]
     return b"".join(parts)
 
 
@@ -157,12 +157,12 @@ class _BlockReader:
         offset = 0
         for layer in range(n):
             found = self._read(offset, limit)
-            if found is None or not self._right(found, index, layer):
-                mended = self._mend(offset, limit, index, layer)
-                found = mended or found
+            right = found is not None and self._right(found, index, layer)
+            if not right and (mended := self._mend(offset, limit, index, layer)):
+                found, right = mended, True
             if found is None:
                 break
-            if self._right(found, index, layer):
+            if right:
                 layers[layer] = found.data
             lengths.append(found.length)
             offset += found.length

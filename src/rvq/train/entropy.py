@@ -1,8 +1,9 @@
 """Learning the entropy model of a codec from its own codes; see `rvq.bitstream.entropy`.
 
-Every layer's network is learned alone, in floating point, on blocks of the length that files have,
-and rounded to integers at the end. Its output weights start from the geometry of the codebook:
-codewords near to each other become likely together, long before each has been seen often.
+Every layer's network is learned alone, in floating point, on blocks of a second, which begin afresh
+as those of files do, and rounded to integers at the end. Its output weights start from the geometry
+of the codebook: codewords near to each other become likely together, long before each has been seen
+often.
 """
 
 from pathlib import Path
