@@ -1,14 +1,17 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 
 from rvq.bitstream.blocks import write_layers
-from rvq.bitstream.container import Reader
-from rvq.codec.files import decode_file, encode_file
-from rvq.errors import InputError, RvqError
+from rvq.bitstream.container import Reader, dumps
+from rvq.codec.codec import Codec
+from rvq.codec.files import codec_for, decode_file, encode_file
+from rvq.codec.models import shipped
+from rvq.errors import InputError, ModelError, RvqError
 
 
 @pytest.fixture
@@ -71,6 +74,22 @@ def test_truncated_file_plays_as_far_as_it_goes(codec, several_blocks):
     damage = decode_file(codec, several_blocks, target)
     assert 0 < damage.lost < damage.n_blocks
     assert soundfile.info(target).frames > 24_000
+
+
+@pytest.mark.parametrize("folder", shipped(), ids=lambda folder: folder.name)
+def test_a_file_is_played_by_the_model_that_made_it(speech, tmp_path, folder):
+    path = tmp_path / "made.rvq"
+    path.write_bytes(Codec.load(folder).compress(speech[:, :24_000], 24_000, bitrate=3))
+    assert codec_for(path).folder == folder
+    assert codec_for(path, folder.name).folder == folder
+
+
+def test_a_file_of_an_unknown_model_names_it(codec, speech, tmp_path):
+    codes = codec.encode(speech[:, :8000], 24_000, bitrate=1.5)
+    path = tmp_path / "made.rvq"
+    path.write_bytes(dumps(replace(codes, model_hash="12345678" * 8)))
+    with pytest.raises(ModelError, match=r"1234567812345678.*speech_24khz.*give the folder"):
+        codec_for(path)
 
 
 def test_recording_with_a_broken_tail(codec, speech, tmp_path):

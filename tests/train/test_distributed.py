@@ -177,6 +177,11 @@ def test_torchrun_writes_one_run(packed, tmp_path):
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
     assert len(list((tmp_path / "run").glob("events.*"))) == 1
     assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 4
+    # torchrun must pass on every option, and not take it for one of its own.
+    command += ["--from", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0
+    assert "no model 'nowhere'" in done.stderr
 
 
 def test_a_batch_is_shared_without_overlap(monkeypatch):

@@ -10,6 +10,10 @@ import typer
 from rvq.errors import InputError
 
 Model = Annotated[str, typer.Option(help="Name of a model of the package, or a model folder.")]
+DecodingModel = Annotated[
+    str | None,
+    typer.Option(help="Likewise; default the package's model that the codes were made with."),
+]
 LanguageModel = Annotated[
     Path | None,
     typer.Option(help="Of .ecdc files: EnCodec's, or written by `rvq learn-transformer`."),

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Model, progress_bar
-from rvq.codec.models import DEFAULT_MODEL
+from rvq.cli.arguments import DecodingModel, progress_bar
 
 
 def detokenize(
@@ -16,7 +15,7 @@ def detokenize(
     bitrate: Annotated[
         float | None, typer.Option(help="kbps per channel; default that of the codes.")
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: DecodingModel = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
 ) -> None:
     """Turn Parquet of codes back into recordings; files that exist are left alone."""

@@ -1,5 +1,6 @@
 """`rvq info`."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ def info(source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")])
     from rvq.bitstream.container import Reader
     from rvq.bitstream.survey import survey
     from rvq.codec.files import open_rvq
+    from rvq.codec.models import find_by_hash
+    from rvq.errors import ModelError
 
     with open_rvq(source) as file:
         found = survey(Reader(file))
@@ -22,6 +25,9 @@ def info(source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")])
     duration = max(header.duration, 1e-9)
     coding = "packed" if header.entropy is None else f"entropy model {header.entropy.hex()}"
     each = header.kbps_per_codebook
+    model = header.model.hex()
+    with suppress(ModelError):
+        model = f"{find_by_hash(model).name}, {model}"
     rows: dict[str, str | int] = {
         "format": f"version {header.version}",
         "duration": f"{header.duration:.3f} s",
@@ -37,7 +43,7 @@ def info(source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")])
         "saved": f"{1 - found.payload / max(header.payload_size, 1):.1%} of the packed codes",
         "layers": " ".join(f"{bytes_ * 8 / 1000 / duration:.2f}" for bytes_ in found.layers)
         + " kbps",
-        "model": header.model.hex(),
+        "model": model,
         "blocks": f"{header.n_blocks}, {found.lost} damaged or missing",
     }
     if found.weakened:

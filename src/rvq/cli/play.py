@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Model
-from rvq.codec.models import DEFAULT_MODEL
+from rvq.cli.arguments import DecodingModel
 
 
 def play(
     source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")],
-    model: Model = DEFAULT_MODEL,
+    model: DecodingModel = None,
 ) -> None:
     """Play a compressed file where there is a sound device."""
     from rvq.codec.playback import play_file

@@ -12,8 +12,10 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file, or the name of a shipped one.")],
     data: Annotated[list[Path], typer.Option(help="Folder written by `rvq data prepare`.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    # Not --start, which torchrun takes for an abbreviation of its --start-method.
     start: Annotated[
-        str | None, typer.Option(help="Model whose weights a new run starts from: name or folder.")
+        str | None,
+        typer.Option("--from", help="Model whose weights a new run starts from: name or folder."),
     ] = None,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all cores.")] = 0,
 ) -> None:

@@ -12,6 +12,7 @@ import soundfile
 from rvq.bitstream.container import Reader, Writer
 from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
+from rvq.codec.models import find_by_hash
 from rvq.errors import FormatError, InputError
 from rvq.replacing import replacing
 
@@ -122,6 +123,20 @@ def encode_file(
                 raise InputError(f"{source} holds no audio")
             writer.write(encoder.flush())
             writer.close(n_samples)
+
+
+def codec_for(path: Path, model: str | Path | None = None, *, threads: int = 1) -> Codec:
+    """The codec that plays an .rvq file: a model by name or folder, or the package's that made it.
+
+    Raises:
+        InputError: the file cannot be read.
+        FormatError: it is no .rvq file, or one without a usable header.
+        ModelError: no such model, or the file was made with none of the package's.
+    """
+    if model is None:
+        with open_rvq(path) as file:
+            model = find_by_hash(Reader(file).header.model.hex())
+    return Codec.load(model, threads=threads)
 
 
 def decode_file(

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rvq.bitstream.container import Reader
-from rvq.codec.codec import Codec
-from rvq.codec.files import open_rvq
+from rvq.codec.files import codec_for, open_rvq
 from rvq.errors import InputError
 
 
@@ -24,14 +23,14 @@ def sound_devices() -> Any:
     return sounddevice
 
 
-def play_file(path: Path, model: str) -> None:
-    """Decode and play block by block.
+def play_file(path: Path, model: str | None) -> None:
+    """Decode and play block by block, with a model as `codec_for` finds it.
 
     Raises:
         InputError: sounddevice is not installed or there is no sound device.
     """
     with open_rvq(path) as file:
-        codec = Codec.load(model)
+        codec = codec_for(path, model)
         reader = Reader(file, entropy=codec.entropy)
         header = reader.header
         codec.check_model(header.model.hex())

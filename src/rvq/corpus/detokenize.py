@@ -12,7 +12,7 @@ import soundfile
 from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
 from rvq.codec.files import replacing_audio
-from rvq.codec.models import DEFAULT_MODEL, find
+from rvq.codec.models import DEFAULT_MODEL, find, find_by_hash
 from rvq.corpus.parquet import Row, find_shards, open_shard, read_group
 from rvq.corpus.pool import run_pool
 from rvq.errors import FormatError, InputError, ModelError
@@ -33,7 +33,7 @@ def detokenize(
     *,
     ending: str = ".flac",
     bitrate: float | None = None,
-    model: str | Path = DEFAULT_MODEL,
+    model: str | Path | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
@@ -46,7 +46,7 @@ def detokenize(
         folder: of the recordings; created if need be.
         ending: `.flac`, `.wav`, `.ogg` or another that soundfile writes.
         bitrate: kbps per channel to decode at, at most that of the codes; default theirs.
-        model: that the codes were made with.
+        model: that the codes were made with; default the one of the package that made the first.
         workers: processes.
         progress: called with the rows decoded, and how many there are.
 
@@ -59,7 +59,10 @@ def detokenize(
         ModelError: codes of another model.
     """
     shards, target = find_shards(Path(source)), Path(folder).resolve()
-    home = find(model).resolve()
+    rows = (row for shard in shards for row in _rows(shard))
+    if model is None and (first := next(rows, None)):
+        model = find_by_hash(first.model_hash)
+    home = find(model or DEFAULT_MODEL).resolve()
     n_codebooks = None if bitrate is None else Codec.load(home).n_codebooks(bitrate)
     if ending.lstrip(".").upper() not in soundfile.available_formats():
         raise InputError(f"cannot write {ending!r} files; choose .flac, .wav, .ogg or .mp3")

@@ -1,10 +1,12 @@
 """The models of the package: a folder each, with a card that says what it learned from."""
 
+import json
 from pathlib import Path
 
 from rvq.errors import ModelError
 
 DEFAULT_MODEL = "speech_24khz"
+_HOME = Path(__file__).parent
 
 
 def find(name_or_path: str | Path) -> Path:
@@ -13,12 +15,35 @@ def find(name_or_path: str | Path) -> Path:
     Raises:
         ModelError: there is no such model.
     """
-    home = Path(__file__).parent
-    for folder in (Path(name_or_path), home / str(name_or_path)):
+    for folder in (Path(name_or_path), _HOME / str(name_or_path)):
         if (folder / "model.json").is_file():
             return folder
-    shipped = ", ".join(sorted(path.parent.name for path in home.glob("*/model.json"))) or "none"
+    names = ", ".join(folder.name for folder in shipped()) or "none"
     raise ModelError(
         f"no model {str(name_or_path)!r}: give the folder of an exported model or one of the "
-        f"package's ({shipped})"
+        f"package's ({names})"
     )
+
+
+def find_by_hash(model_hash: str) -> Path:
+    """Folder of the package's model with a content hash.
+
+    Args:
+        model_hash: hexadecimal, its first 16 digits or more.
+
+    Raises:
+        ModelError: the package has no such model.
+    """
+    for folder in shipped():
+        if json.loads((folder / "model.json").read_text())["hash"][:16] == model_hash[:16]:
+            return folder
+    names = ", ".join(folder.name for folder in shipped()) or "none"
+    raise ModelError(
+        f"the codes were made with model {model_hash[:16]}, which is none of the package's "
+        f"({names}); give the folder of that model"
+    )
+
+
+def shipped() -> list[Path]:
+    """Folders of the package's models, by name."""
+    return sorted(path.parent for path in _HOME.glob("*/model.json"))
