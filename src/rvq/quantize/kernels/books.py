@@ -46,7 +46,7 @@ class Bytes:
 
     Attributes:
         packed: panels as in `Books.packed`, four components of a codeword side by side, 128 added:
-            `[n_codebooks, padded / PANEL, dim / 4, PANEL, 4]`.
+            `[n_codebooks, padded / PANEL, quads, PANEL, 4]`.
         centres: means of the codewords, `[n_codebooks, dim]`.
         levels: three of each codeword, `[n_codebooks, 3, padded]`: its step; its offset; and its
             reach, by which the kernels multiply what bounds a vector's rounding.
@@ -124,7 +124,7 @@ class Books:
     def packed16(self) -> npt.NDArray[np.uint16]:
         """The panels as bfloat16, neighbouring components in pairs."""
         n, n_panels, dim, _ = self.packed.shape
-        panels = np.pad(self.packed, ((0, 0), (0, 0), (0, dim % 2), (0, 0)))
+        panels = np.pad(self.packed, ((0, 0), (0, 0), (0, 2 * _groups(dim, 2) - dim), (0, 0)))
         bits = panels.view(np.uint32)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         pairs = rounded.reshape(n, n_panels, -1, 2, PANEL)
@@ -160,7 +160,7 @@ class Books:
         constant += (dim + 8) * float64.eps * (far + self.reach[:, 1])
         per_length = (dim + 8) * float64.eps * self.reach[:, 0]
         bounds = np.stack([ratios + 32 * float32.eps, constant, per_length], axis=1) * 1.001
-        quads = -(-dim // 4)
+        quads = _groups(dim, 4)
         codewords = np.full((n, self.padded, 4 * quads), 128, np.uint8)
         codewords[:, :size, :dim] = whole + 128
         panels = codewords.reshape(n, -1, PANEL, quads, 4).transpose(0, 1, 3, 2, 4)
@@ -185,6 +185,13 @@ class Books:
     def n_products(self) -> int:
         """How many products `tables` has for these codebooks."""
         return products_of(len(self.codebooks), self.codebooks.shape[1], self.padded)
+
+
+def _groups(dim: int, in_a_group: int) -> int:
+    """Groups of components in four bytes: whole tiles of up to 16, all equally filled, as in C."""
+    groups = -(-dim // in_a_group)
+    tiles = -(-groups // 16)
+    return tiles * -(-groups // tiles)
 
 
 def products_of(n_stages: int, size: int, padded: int) -> int:

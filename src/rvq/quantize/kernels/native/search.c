@@ -11,8 +11,13 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
-#define CHUNK 48      /* rows at a time; a multiple of every ROWS */
+#define CHUNK 48      /* rows at a time; a multiple of every ROWS, 12 and 16 */
+#define GROUP 384     /* rows that go through a stage together; whole chunks */
 #define PANEL 32      /* codewords side by side in the packed codebooks */
 #define MAX_BEAM 32
 #define MAX_STAGES 256
@@ -21,6 +26,7 @@
 
 typedef struct {
     long n_codebooks, size, padded, dim;
+    long quads, pairs;        /* that a vector in 8 and in 16 bits takes */
     const float *codebooks;   /* [n_codebooks][size][dim] */
     const float *packed;      /* [n_codebooks][padded / PANEL][dim][PANEL] */
     const uint16_t *packed16; /* bfloat16, [n_codebooks][padded / PANEL][pairs][PANEL][2], or none */
@@ -40,6 +46,15 @@ typedef struct {
     float score[MAX_BEAM];
     int32_t parent[MAX_BEAM], code[MAX_BEAM];
 } Best;
+
+/* Groups of four bytes that so many components take: whole tiles of up to 16, all equally filled. */
+static inline long groups_of(long dim, long in_a_group)
+{
+    const long groups = (dim + in_a_group - 1) / in_a_group, tiles = (groups + 15) / 16;
+    return tiles * ((groups + tiles - 1) / tiles);
+}
+
+static inline long whole_chunks(long rows) { return (rows + CHUNK - 1) / CHUNK * CHUNK; }
 
 static inline void best_clear(Best *best, long size)
 {
@@ -90,7 +105,7 @@ static double exact_score(const Books *books, long stage, long k, const float *x
 }
 
 /* The best of `n` codewords, in order of their index, or of the first n; ties go to the lowest. */
-static long exact_best(const Books *books, long stage, const float *x, const long *rivals, long n)
+static long exact_best(const Books *books, long stage, const float *x, const int32_t *rivals, long n)
 {
     long winner = rivals ? rivals[0] : 0;
     if (n == 1)
@@ -107,84 +122,58 @@ static long exact_best(const Books *books, long stage, const float *x, const lon
     return winner;
 }
 
-/* Twice the largest rounding error of a float32 score (Higham 2002, section 3.1); infinite where
- * products can be too small for float32. */
-static inline float error_margin(const Books *books, long stage, const float *x)
+/* Twice the largest rounding error of a float32 score of a vector of a given norm (Higham 2002,
+ * section 3.1); infinite where products can be too small for float32. */
+static inline float error_margin(const Books *books, long stage, float norm)
+{
+    const float size = norm * books->reach[2 * stage] + books->reach[2 * stage + 1];
+    return size < 1e-25f ? INFINITY : (float)(books->dim + 8) * FLT_EPSILON * size;
+}
+
+static inline float norm(const float *x, long dim)
 {
     float lanes[8] = {0}, sum = 0;
     long d = 0;
-    for (; d + 8 <= books->dim; d += 8)
+    for (; d + 8 <= dim; d += 8)
         for (int i = 0; i < 8; i++)
             lanes[i] += x[d + i] * x[d + i];
-    for (; d < books->dim; d++)
+    for (; d < dim; d++)
         sum += x[d] * x[d];
     for (int i = 0; i < 8; i++)
         sum += lanes[i];
-    float size = sqrtf(sum) * books->reach[2 * stage] + books->reach[2 * stage + 1];
-    return size < 1e-25f ? INFINITY : (float)(books->dim + 8) * FLT_EPSILON * size;
+    return sqrtf(sum);
 }
 
 #if defined(__x86_64__)
 #include "int8.h"
+#include "bf16.h"
+#if defined(__linux__) && (__has_include(<amxint8intrin.h>) || __has_include(<amxintrin.h>))
+#define AMX
+#include "amx.h"
+#endif
 
 #define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define TARGET16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")))
 
-/* Scores as above from bfloat16 products; neighbouring components go in pairs. */
-TARGET16 static void scores_bf16(const float *x, long rows, const Books *books, long stage,
-                                 float *scores, long stride)
-{
-    const long dim = books->dim, pairs = (dim + 1) / 2;
-    const uint16_t *packed = books->packed16 + stage * books->padded * pairs * 2;
-    const float *offsets = books->offsets + stage * books->padded;
-    uint32_t *narrow = (uint32_t *)(scores + CHUNK * stride); /* room for [CHUNK][dim + 1] */
-    for (long row = 0; row < CHUNK; row++)
-        for (long d = 0; d < dim; d += 16) {
-            const __mmask16 mask = d + 16 <= dim ? 0xFFFF : (1u << (dim - d)) - 1;
-            __m256bh sixteen = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + row * dim + d));
-            const __mmask16 to = pairs - d / 2 >= 8 ? 0xFFFF : (1u << (2 * (pairs - d / 2))) - 1;
-            _mm256_mask_storeu_epi16(narrow + row * pairs + d / 2, to, (__m256i)sixteen);
-        }
-    for (long k = 0; k < books->padded; k += PANEL)
-        for (long row = 0; row < rows; row += 12) {
-            __m512 a[12], b[12];
-#pragma GCC unroll 12
-            for (int r = 0; r < 12; r++) {
-                a[r] = _mm512_loadu_ps(offsets + k);
-                b[r] = _mm512_loadu_ps(offsets + k + 16);
-            }
-            const uint16_t *panel = packed + k * pairs * 2;
-            const uint32_t *from = narrow + row * pairs;
-            for (long d = 0; d < pairs; d++) {
-                __m512bh p = (__m512bh)_mm512_loadu_si512(panel);
-                __m512bh q = (__m512bh)_mm512_loadu_si512(panel + 32);
-#pragma GCC unroll 12
-                for (int r = 0; r < 12; r++) {
-                    __m512bh v = (__m512bh)_mm512_set1_epi32((int)from[r * pairs + d]);
-                    a[r] = _mm512_dpbf16_ps(a[r], v, p);
-                    b[r] = _mm512_dpbf16_ps(b[r], v, q);
-                }
-                panel += 2 * PANEL;
-            }
-#pragma GCC unroll 12
-            for (int r = 0; r < 12; r++) {
-                _mm512_storeu_ps(scores + (row + r) * stride + k, a[r]);
-                _mm512_storeu_ps(scores + (row + r) * stride + k + 16, b[r]);
-            }
-        }
-}
+#ifdef AMX
+#define FN(name) name##_amx
+#define TARGET TARGET_AMX
+#include "avx512.h"
+#define SCORES16 scores_bf16_amx
+#define MULTIPLY8 multiply_amx
+#include "tiles.h"
+#endif
 
 #define FN(name) name##_avx512bf16
 #define TARGET TARGET16
 #include "avx512.h"
 #define SCORES16 scores_bf16
-#define INT8
+#define MULTIPLY8 multiply_vnni
 #include "tiles.h"
 
 #define FN(name) name##_avx512vnni
 #define TARGET TARGET8
 #include "avx512.h"
-#define INT8
+#define MULTIPLY8 multiply_vnni
 #include "tiles.h"
 
 #define FN(name) name##_avx512
@@ -269,9 +258,25 @@ static inline unsigned four_at_least(Four a, Four b)
 #define AT_LEAST(a, b) four_at_least(a, b)
 #include "tiles.h"
 
+#if defined(__x86_64__)
+#define CPU(feature) (__builtin_cpu_supports(feature) != 0)
+static int runs_avx2(void) { return CPU("avx2") && CPU("fma") && CPU("f16c"); }
+static int runs_avx512(void)
+{
+    return CPU("avx512f") && CPU("avx512bw") && CPU("avx512vl") && CPU("avx512dq");
+}
+static int runs_avx512vnni(void) { return runs_avx512() && CPU("avx512vnni"); }
+static int runs_avx512bf16(void) { return runs_avx512vnni() && CPU("avx512bf16"); }
+#ifdef AMX
+static int runs_amx(void) { return runs_avx512bf16() && amx_permitted(); }
+#endif
+#endif
+static int runs_portable(void) { return 1; }
+
 typedef struct {
     const char *name;
     int bf16, int8; /* whether it can score so */
+    int (*runs)(void);
     void (*greedy)(const Books *, const float *, long, int64_t *, float *, float *, int);
     void (*beam_tables)(const Books *, const float *, long, int, int, int64_t *, float *, int);
     void (*beam_residuals)(const Books *, const float *, long, int, int, int64_t *, float *, int);
@@ -280,10 +285,13 @@ typedef struct {
 } Kernel;
 
 #define KERNEL(name, bf16, int8)                                                                   \
-    {#name,                bf16,            int8,          greedy_##name, beam_tables_##name,      \
+    {#name,           bf16,          int8, runs_##name, greedy_##name, beam_tables_##name,         \
      beam_residuals_##name, products_##name, decode_##name}
 static const Kernel KERNELS[] = {
 #if defined(__x86_64__)
+#ifdef AMX
+    KERNEL(amx, 1, 1),
+#endif
     KERNEL(avx512bf16, 1, 1),
     KERNEL(avx512vnni, 0, 1),
     KERNEL(avx512, 0, 0),
@@ -293,23 +301,13 @@ static const Kernel KERNELS[] = {
 };
 #define N_KERNELS ((int)(sizeof KERNELS / sizeof *KERNELS))
 
-static int supported(int i)
+/* Whether this processor runs a kernel; asked once, for a virtual machine takes its time to tell. */
+static int supported(int kernel)
 {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    const int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    const int vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-    if (i == 0)
-        return vnni && __builtin_cpu_supports("avx512bf16");
-    if (i == 1)
-        return vnni;
-    if (i == 2)
-        return avx512;
-    if (i == 3)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-    return 1;
+    static signed char known[N_KERNELS];
+    if (!known[kernel])
+        known[kernel] = KERNELS[kernel].runs() ? 1 : -1;
+    return known[kernel] > 0;
 }
 
 /* -- the interface to Python ---------------------------------------------------------------- */
@@ -349,8 +347,7 @@ static PyObject *search(PyObject *self, PyObject *args)
                           &bounds, &tables, &scale, &codes, &residual))
         return NULL;
     PyObject *result = NULL;
-    float *work = NULL;
-    const long pairs = (dim + 1) / 2, quads = (dim + 3) / 4;
+    const long pairs = groups_of(dim, 2), quads = groups_of(dim, 4);
     const long n_tables = padded * size * (n_codebooks * (n_codebooks - 1) / 2);
     if (kernel < 0 || kernel >= N_KERNELS || !supported(kernel) || n_codebooks < 1 ||
         n_codebooks > MAX_STAGES || size < 1 || padded < size || padded % PANEL || dim < 1 ||
@@ -383,24 +380,24 @@ static PyObject *search(PyObject *self, PyObject *args)
     else if (residual.len && residual.len < stop * dim * 4)
         too_small("residual");
     else {
-        const int with_tables = width > 1 && tables.len;
-        const long scores = CHUNK * padded * (with_tables ? n_codebooks : 1);
-        /* Vectors or residuals of two stages; scores of vectors and of a vector's extensions; and
-         * behind a stage's scores, vectors in fewer bits. */
-        const long floats = 2 * CHUNK * dim + scores + (width + n_codebooks) * padded +
-                            CHUNK * (dim + 4);
-        work = malloc(floats * sizeof *work);
-        if (!work)
-            PyErr_NoMemory();
-    }
-    if (work) {
         const Books books = {
-            .n_codebooks = n_codebooks, .size = size, .padded = padded, .dim = dim,
+            .n_codebooks = n_codebooks, .size = size, .padded = padded, .dim = dim, .quads = quads, .pairs = pairs,
             .codebooks = codebooks.buf, .packed = packed.buf, .packed16 = packed16.buf,
             .costs = costs.buf, .offsets = offsets.buf, .reach = reach.buf,
             .packed8 = packed8.len ? packed8.buf : NULL, .centres = centres.buf, .levels8 = levels.buf,
             .bounds8 = bounds.buf, .tables = tables.buf, .scale = scale,
         };
+        /* Vectors, or residuals of two stages; scores; a vector's extensions and what `scores_bf16`
+         * skips; and vectors in fewer bits. */
+        const long vectors = width > 1 ? 2 * CHUNK : whole_chunks(MIN(GROUP, stop - start));
+        const long scores = CHUNK * padded * (width > 1 && tables.len ? n_codebooks : 1);
+        const long extended = width > 1 ? (width + n_codebooks) * padded : 0;
+        const long narrow = CHUNK * pairs;
+        float *work = malloc((vectors * dim + scores + extended + narrow) * sizeof *work);
+        if (!work) {
+            PyErr_NoMemory();
+            goto done;
+        }
         const float *from = (const float *)x.buf + start * dim;
         int64_t *to = (int64_t *)codes.buf + start * kept * n_codebooks;
         const Kernel *run = KERNELS + kernel;
@@ -416,6 +413,7 @@ static PyObject *search(PyObject *self, PyObject *args)
         free(work);
         result = Py_NewRef(Py_None);
     }
+done:;
     Py_buffer *all[] = {&x, &codebooks, &packed, &packed16, &costs, &offsets, &reach, &packed8,
                         &centres, &levels, &bounds, &tables, &codes, &residual};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)

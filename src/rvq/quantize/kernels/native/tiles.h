@@ -138,48 +138,61 @@ TARGET static long FN(best)(const float *scores, float margin, const Books *book
     return winner < 0 ? first : winner;
 }
 
+/* Codes of up to CHUNK vectors in one codebook, which is subtracted from them. */
+TARGET static void FN(greedy_stage)(const Books *books, long stage, float *left, long rows,
+                                    int64_t *codes, float *scores, int fast)
+{
+    const long dim = books->dim, padded = books->padded;
+    const float *codebook = books->codebooks + stage * books->size * dim;
+#ifdef MULTIPLY8
+    Rounded rounded;
+    int32_t rivals[CHUNK][MOST_RIVALS];
+    int n_rivals[CHUNK];
+    const int rounding = books->packed8 && !fast;
+    if (rounding) {
+        int32_t *products = (int32_t *)scores;
+        rounded.bytes = (int8_t *)(scores + CHUNK * padded);
+        round_rows(left, rows, books, stage, &rounded);
+        MULTIPLY8(&rounded, rows, books, stage, products);
+        for (long row = 0; row < rows; row++)
+            n_rivals[row] =
+                rivals_of(products + row * padded, &rounded, row, books, stage, rivals[row]);
+    } else
+#endif
+        FN(scores)(left, rows, books, stage, scores, padded, fast);
+    for (long row = 0; row < rows; row++, left += dim, scores += padded) {
+        long k = -1;
+#ifdef MULTIPLY8
+        if (rounding && n_rivals[row])
+            k = best_rival(rivals[row], n_rivals[row], books, stage, left);
+        else if (rounding)
+            FN(scores)(left, 1, books, stage, scores, padded, 0);
+#endif
+        if (k < 0) {
+            const float margin = fast ? 0 : error_margin(books, stage, norm(left, dim));
+            k = FN(best)(scores, margin, books, stage, left);
+        }
+        codes[row * books->n_codebooks + stage] = k;
+        for (long d = 0; d < dim; d++)
+            left[d] -= codebook[k * dim + d];
+    }
+}
+
+/* Several chunks go through a stage together, so that its codewords stay in the cache. */
 TARGET static void FN(greedy)(const Books *books, const float *x, long n, int64_t *codes,
                               float *residual, float *work, int fast)
 {
-    const long dim = books->dim, padded = books->padded;
-    float *left = work, *scores = work + CHUNK * dim;
-    memset(left, 0, CHUNK * dim * sizeof *left);
-#ifdef INT8
-    const int rounding = books->packed8 && !fast;
-    Rounded rounded = {.quads = (int32_t *)(scores + CHUNK * padded)};
-    memset(rounded.quads, 0, CHUNK * quads_of(dim) * sizeof *rounded.quads);
-#endif
-    for (long start = 0; start < n; start += CHUNK) {
-        const long rows = MIN(CHUNK, n - start);
+    const long dim = books->dim, stages = books->n_codebooks;
+    float *left = work, *scores = work + whole_chunks(MIN(GROUP, n)) * dim;
+    memset(scores + CHUNK * books->padded, 0, CHUNK * 4 * books->quads); /* bytes beyond the last */
+    for (long start = 0; start < n; start += GROUP) {
+        const long rows = MIN(GROUP, n - start);
         memcpy(left, x + start * dim, rows * dim * sizeof *x);
-        for (long stage = 0; stage < books->n_codebooks; stage++) {
-            const float *codebook = books->codebooks + stage * books->size * dim;
-#ifdef INT8
-            if (rounding) {
-                round_rows(left, rows, books, stage, &rounded);
-                scores_int8(&rounded, rows, books, stage, scores, padded);
-            } else
-#endif
-                FN(scores)(left, rows, books, stage, scores, padded, fast);
-            for (long row = 0; row < rows; row++) {
-                float *r = left + row * dim, *scored = scores + row * padded;
-                long k = -1;
-#ifdef INT8
-                if (rounding) {
-                    k = best_int8(scored, &rounded, row, books, stage, r);
-                    if (k < 0)
-                        FN(scores)(r, 1, books, stage, scored, padded, 0);
-                }
-#endif
-                if (k < 0) {
-                    const float margin = fast ? 0 : error_margin(books, stage, r);
-                    k = FN(best)(scored, margin, books, stage, r);
-                }
-                codes[(start + row) * books->n_codebooks + stage] = k;
-                for (long d = 0; d < dim; d++)
-                    r[d] -= codebook[k * dim + d];
-            }
-        }
+        memset(left + rows * dim, 0, (whole_chunks(rows) - rows) * dim * sizeof *left);
+        for (long stage = 0; stage < stages; stage++)
+            for (long row = 0; row < rows; row += CHUNK)
+                FN(greedy_stage)(books, stage, left + row * dim, MIN(CHUNK, rows - row),
+                                 codes + (start + row) * stages, scores, fast);
         if (residual)
             memcpy(residual + start * dim, left, rows * dim * sizeof *x);
     }
@@ -385,4 +398,4 @@ TARGET static void FN(beam_residuals)(const Books *books, const float *x, long n
 #undef FMA
 #undef AT_LEAST
 #undef SCORES16
-#undef INT8
+#undef MULTIPLY8
