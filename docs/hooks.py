@@ -1,4 +1,4 @@
-"""What mkdocs does beyond its plugins: links into the code, and sound made by the shipped model."""
+"""What mkdocs does beyond its plugins: links into the code, and sound made by the shipped models."""
 
 import io
 import posixpath
@@ -12,8 +12,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
-_CARD = "src/rvq/codec/models/speech_24khz/README.md"
-SAMPLES = ("learner", "russian", "reader")
+_CARD = re.compile(r"<!-- card of (\w+) -->")
+SAMPLES = {
+    "speech_24khz": ("learner", "russian", "reader"),
+    "audio_24khz": ("guitar", "learner"),
+}
+"""Models with a page, and what is heard on it."""
 BITRATES = (1.5, 3, 6, 12)
 
 
@@ -22,32 +26,32 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def to_text(link: re.Match) -> str:
         text, target, anchor = link[1], link[2], link[3] or ""
-        if page.file.src_uri == "model-card.md" and target.endswith("docs/experiments.md"):
+        if page.file.src_uri.startswith("model-card") and target.endswith("docs/experiments.md"):
             return f"[{text}](experiments.md{anchor})"
         leaves = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), target))
         return text if leaves.startswith("../") else link[0]
 
     # The card is included here and not by the snippets extension, which would come after this.
-    markdown = markdown.replace("<!-- card -->", _card())
+    markdown = _CARD.sub(lambda marker: _card(marker[1]), markdown)
     return _LINK.sub(to_text, markdown)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The samples of the web page, decoded at several bitrates by the model as it is now."""
+    """The samples of the web page, decoded at several bitrates by the models as they are now."""
     import rvq
     from rvq.web.listening import SAMPLES as HOME
 
-    codec = rvq.Codec.load()
-    for name in SAMPLES:
-        data = (HOME / f"{name}.flac").read_bytes()
-        audio, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        files.append(File.generated(config, f"audio/{name}.flac", content=data))
-        for bitrate in BITRATES:
-            decoded = codec.decompress(codec.compress(audio.T, rate, bitrate=bitrate))
-            flac = io.BytesIO()
-            soundfile.write(flac, np.clip(decoded.T, -1, 1), rate, format="FLAC", subtype="PCM_16")
-            path = f"audio/{name}-{bitrate:g}.flac"
-            files.append(File.generated(config, path, content=flac.getvalue()))
+    for model, names in SAMPLES.items():
+        codec = rvq.Codec.load(model)
+        for name in names:
+            data = (HOME / f"{name}.flac").read_bytes()
+            files.append(File.generated(config, f"audio/{model}/{name}.flac", content=data))
+            audio, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+            for bitrate in BITRATES:
+                decoded = codec.decompress(codec.compress(audio.T, rate, bitrate=bitrate))
+                path = f"audio/{model}/{name}-{bitrate:g}.flac"
+                content = _flac(decoded, rate)
+                files.append(File.generated(config, path, content=content))
     return files
 
 
@@ -61,6 +65,12 @@ class Examples(griffe.Extension):
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", value, flags=re.MULTILINE)
 
 
-def _card() -> str:
-    with open(_CARD, encoding="utf-8") as file:
+def _flac(audio: np.ndarray, rate: int) -> bytes:
+    flac = io.BytesIO()
+    soundfile.write(flac, np.clip(audio.T, -1, 1), rate, format="FLAC", subtype="PCM_16")
+    return flac.getvalue()
+
+
+def _card(model: str) -> str:
+    with open(f"src/rvq/codec/models/{model}/README.md", encoding="utf-8") as file:
         return file.read()

@@ -9,6 +9,7 @@ from rvq.cli import (
     encode,
     evaluate,
     export,
+    extend,
     import_,
     info,
     learn_entropy,
@@ -41,6 +42,7 @@ app.command()(detokenize.detokenize)
 app.command()(probe.probe)
 app.command()(train.train)
 app.command()(export.export)
+app.command()(extend.extend)
 app.command(name="learn-entropy")(learn_entropy.learn_entropy)
 app.command(name="learn-transformer")(learn_transformer.learn_transformer)
 app.command(name="import")(import_.import_)

@@ -1,9 +1,10 @@
 """A model as the codec runs it: the folder that `rvq.nn.export` wrote, checked, loaded and run."""
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from rvq.codec.search import CodeFinder, CodeSearch
 from rvq.errors import ModelError
 from rvq.quantize.search import n_cores
+from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
 
@@ -22,7 +24,8 @@ FORMAT = 2
 """Format of the model folders that this runtime loads."""
 STRETCH = 75
 """Frames per call of a network, usually."""
-_FILES = ("encoder.onnx", "decoder.onnx", "codebooks.safetensors")
+_CODEBOOKS = "codebooks.safetensors"
+_FILES = ("encoder.onnx", "decoder.onnx", _CODEBOOKS)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,6 @@ class ModelFolder:
         """
         card = _read_card(folder)
         files = {}
-        digest = hashlib.sha256()
         for file in _FILES:
             try:
                 files[file] = (folder / file).read_bytes()
@@ -54,10 +56,34 @@ class ModelFolder:
                 raise ModelError(
                     f"model {folder} is incomplete: {file}: {error.strerror}"
                 ) from None
-            digest.update(files[file])
-        if digest.hexdigest() != card["hash"]:
+        if _hash(files) != card["hash"]:
             raise ModelError(f"the files of model {folder} do not match its card; install it again")
         return cls(card, files)
+
+    def extended(self, codebooks: Floats) -> "ModelFolder":
+        """The same networks with codebooks `[n, codebook_size, dim]` after those there are."""
+        from safetensors.numpy import load, save
+
+        tensors = load(self.files[_CODEBOOKS])
+        kept = tensors["codebooks"]
+        tensors["codebooks"] = np.concatenate([kept, codebooks.astype(kept.dtype)])
+        files = self.files | {_CODEBOOKS: save(tensors)}
+        card = copy.deepcopy(self.card)
+        card |= {"hash": _hash(files), "n_codebooks": len(tensors["codebooks"])}
+        card["model"]["quantizer"]["n_codebooks"] = card["n_codebooks"]
+        card["extended_from"] = self.card["hash"]
+        return ModelFolder(card, files)
+
+    def write(self, folder: Path) -> None:
+        """Write it for others to read.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        texts = {"model.json": (json.dumps(self.card, indent=1) + "\n").encode()}
+        for name, content in (self.files | texts).items():  # the card last, which vouches for them
+            with replacing(folder / name) as temporary:
+                temporary.write_bytes(content)
 
 
 @dataclass
@@ -182,13 +208,13 @@ def load_runtime(folder: Path, *, threads: int = 1) -> Runtime:
         ModelError: no model there, a damaged one, or one of another version.
     """
     from rvq.codec.centred import CentredRuntime
+    from rvq.codec.seanet import load_waveform
     from rvq.codec.segments import SegmentRuntime
     from rvq.codec.spectral import load_spectral
-    from rvq.codec.waveform import WaveformRuntime
 
     families: dict[str, Callable[..., Runtime]] = {
         "spectral": load_spectral,
-        "waveform": WaveformRuntime,
+        "waveform": load_waveform,
         "segments": SegmentRuntime,
         "centred": CentredRuntime,
     }
@@ -208,6 +234,13 @@ def session(network: bytes, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+
+def _hash(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for file in _FILES:
+        digest.update(files[file])
+    return digest.hexdigest()
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
