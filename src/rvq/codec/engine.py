@@ -2,7 +2,7 @@
 
 Every number is computed by the same operations in the same order, whatever kernel runs and however
 frames are cut into calls, so that latents, and with them codes, are equal to the bit: between
-chunk sizes, numbers of threads, and processors. `native/layers.h` says how.
+chunk sizes, numbers of threads, and processors. `native/product.h` says how.
 """
 
 from functools import lru_cache

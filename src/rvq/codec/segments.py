@@ -80,6 +80,11 @@ class SegmentRuntime(WaveformRuntime):
         audio = self._run("decoder", ["audio"], {"latents": latents[None]})[0][0]
         return audio * np.float32(loudness)
 
+    def cross_fade(self) -> "CrossFade":
+        """What joins the segments of a recording."""
+        whole = (self.frames_per_segment - self.n_head) * self.hop_length
+        return CrossFade(channels=self.channels, n_samples=whole, stride=self.stride)
+
     def head(self, loudness: float, n_codebooks: int) -> Indices:
         """Codes `[n_head, n_codebooks]` that hold a loudness."""
         size = self.codebooks.shape[1]
@@ -194,7 +199,7 @@ class SegmentDecoder:
         self._runtime = runtime
         self._resampler = Resampler(runtime.sample_rate, sample_rate, runtime.channels)
         self._pending = np.empty((0, len(runtime.codebooks)), np.int64)
-        self._joined = CrossFade(runtime)
+        self._joined = runtime.cross_fade()
 
     def push(self, indices: Indices) -> Floats:
         """Codes `[1, n_frames, any prefix]` -> the samples now complete, `[channels, any]`."""
@@ -229,16 +234,21 @@ class SegmentDecoder:
 
 
 class CrossFade:
-    """Joins segments, each faded over the end of the one before, as EnCodec does."""
+    """Joins segments, each faded over the end of the one before, as EnCodec does.
 
-    def __init__(self, runtime: SegmentRuntime) -> None:
-        whole = (runtime.frames_per_segment - runtime.n_head) * runtime.hop_length
+    Args:
+        channels: of the recording.
+        n_samples: of a whole segment.
+        stride: samples from one segment to the next.
+    """
+
+    def __init__(self, *, channels: int, n_samples: int, stride: int) -> None:
         # From both ends of a whole segment weights rise to its middle.
-        position = np.linspace(0, 1, whole + 2, dtype=np.float32)[1:-1]
+        position = np.linspace(0, 1, n_samples + 2, dtype=np.float32)[1:-1]
         self._weights = 0.5 - np.abs(position - 0.5)
-        self._stride = runtime.stride
+        self._stride = stride
         # Of samples that later segments add to: their weighted sum, and the sum of weights.
-        self._sum = np.zeros((runtime.channels, 0), np.float32)
+        self._sum = np.zeros((channels, 0), np.float32)
         self._total = np.zeros(0, np.float32)
 
     def push(self, audio: Floats) -> Floats:

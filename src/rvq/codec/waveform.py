@@ -10,7 +10,7 @@ from rvq.errors import ModelError
 
 
 class WaveformRuntime(Runtime):
-    """Models of `rvq.nn.seanet` and others that take samples as they are.
+    """Networks that take samples as they are; of SEANets those that `rvq.codec.seanet` leaves.
 
     Raises:
         ModelError: networks that look into the future, so that nothing can be coded as it comes.

@@ -14,7 +14,7 @@ from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.files import read_audio, write_audio
-from rvq.codec.segments import CrossFade, SegmentRuntime
+from rvq.codec.segments import SegmentRuntime
 from rvq.errors import FormatError, InputError, ModelError
 from rvq.interop.ecdc import EcdcFile, LanguageModel, Segment, dumps, loads
 from rvq.quantize.search import decode
@@ -96,7 +96,7 @@ class SegmentFolderModel(FolderModel):
 
     def decompress(self, segments: tuple[Segment, ...], n_samples: int) -> Floats:
         """See `EcdcModel`."""
-        joined, parts = CrossFade(self._runtime), []
+        joined, parts = self._runtime.cross_fade(), []
         for segment in segments:
             latents = decode(segment.codes, self._runtime.codebooks)
             parts.append(joined.push(self._runtime.decode_segment(latents, segment.scale)))

@@ -8,12 +8,14 @@ import json
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from rvq.codec.segments import CrossFade
 from rvq.errors import InputError, ModelError
 from rvq.interop.checkpoint import Checkpoint
 from rvq.interop.ecdc import Segment
@@ -115,10 +117,15 @@ class Encodec(PublishedCodec):
             for segment in segments
         ]
         config = self.network.segments
-        audio = parts[0]
-        if config is not None:
-            audio = overlap_add(parts, config.stride(self.sample_rate))
-        return audio[:, :n_samples]
+        if config is None:
+            return parts[0][:, :n_samples]
+        fade = CrossFade(
+            channels=self.channels,
+            n_samples=parts[0].shape[1],
+            stride=config.stride(self.sample_rate),
+        )
+        joined = [fade.push(part.numpy()) for part in parts]
+        return torch.from_numpy(np.concatenate([*joined, fade.flush()], axis=1)[:, :n_samples])
 
     def write(self, folder: Path, facts: dict[str, object]) -> None:
         """Write the folder of a model that `rvq.codec` loads; from causal ones training can start.
@@ -198,25 +205,6 @@ class _Forgetting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x, x.new_zeros(x.shape[0], self.network.state_size))[0]
-
-
-def overlap_add(parts: list[Tensor], stride: int) -> Tensor:
-    """Join segments `[channels, n]` that start every `stride` samples, faded over their overlap.
-
-    Weights rise from both ends of a segment to its middle; where segments overlap, each counts by
-    its share of the weights.
-    """
-    n_samples = max(i * stride + part.shape[1] for i, part in enumerate(parts))
-    position = torch.linspace(0, 1, parts[0].shape[1] + 2)[1:-1]
-    triangle = 0.5 - (position - 0.5).abs()
-    audio = torch.zeros(len(parts[0]), n_samples)
-    total = torch.zeros(n_samples)
-    for i, part in enumerate(parts):
-        where = slice(i * stride, i * stride + part.shape[1])
-        weight = triangle[: part.shape[1]]
-        audio[:, where] += weight * part
-        total[where] += weight
-    return audio / total
 
 
 def read_encodec(path: Path) -> Encodec:

@@ -1,8 +1,7 @@
 /* The networks of the default family in C, for the instruction set found at run time.
  *
- * A network is loaded once: its matrices are packed into panels, as half precision where that loses
- * nothing, because one frame at a time the time to read them is what counts. The interface to Python
- * is at the end; `codec/engine.py` describes the arguments.
+ * A network is loaded once. The interface to Python is at the end; `codec/engine.py` describes the
+ * arguments.
  */
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
@@ -16,18 +15,7 @@
 #endif
 
 #define BLOCK 48 /* frames at a time, so that they stay in the cache; a multiple of every ROWS */
-#define PANEL 32 /* columns side by side in packed matrices; a multiple of every 2 * LANES */
-#define ROUND_UP(n) (((n) + PANEL - 1) / PANEL * PANEL)
-#define HUGE_PAGE (2L << 20)
-#define PIECE (2 * HUGE_PAGE)
-#define MOST_PIECES 256
-
-typedef struct {
-    long k, padded;     /* inputs; outputs rounded up to whole panels */
-    int half;           /* whether the panels hold float16 */
-    const void *panels; /* [padded / PANEL][k][PANEL] */
-    const float *bias;  /* [padded] */
-} Matrix;
+#include "weights.h"
 
 typedef struct {
     const float *weight, *bias; /* [width_padded] */
@@ -50,10 +38,7 @@ typedef struct {
     Matrix linear, embed, out;
     Norm norm, final_norm;
     Block *blocks;
-    void *memory[MOST_PIECES]; /* all that was allocated */
-    int n_memory;
-    char *free; /* in the last of them */
-    size_t left;
+    Memory memory;
 } Network;
 
 typedef struct {
@@ -61,275 +46,60 @@ typedef struct {
     float *x, *narrow, *wide, *seen, *spectrum;
 } Work;
 
-#if defined(__x86_64__)
-#include <immintrin.h>
+#define LAYERS "layers.h"
+#include "sets.h"
 
-typedef int32_t Int8 __attribute__((vector_size(32)));
-#define FN(name) name##_avx2
-#define TARGET __attribute__((target("avx2,fma,f16c")))
-#define VEC __m256
-#define INT Int8
-#define LANES 8
-#define ROWS 6
-#define LOAD(p) _mm256_loadu_ps(p)
-#define LOAD_HALF(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
-#define SET1(s) _mm256_set1_ps(s)
-#define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define LEAST(a, b) _mm256_min_ps(a, b)
-#define MOST(a, b) _mm256_max_ps(a, b)
-#define TO_FLOAT(i) _mm256_cvtepi32_ps((__m256i)(i))
-#include "layers.h"
-
-typedef int32_t Int16 __attribute__((vector_size(64)));
-#define ONE product_of_one_avx2 /* which widens weights faster; the results are the same */
-#define FN(name) name##_avx512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
-#define VEC __m512
-#define INT Int16
-#define LANES 16
-#define ROWS 12
-#define LOAD(p) _mm512_loadu_ps(p)
-#define LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
-#define SET1(s) _mm512_set1_ps(s)
-#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define LEAST(a, b) _mm512_min_ps(a, b)
-#define MOST(a, b) _mm512_max_ps(a, b)
-#define TO_FLOAT(i) _mm512_cvtepi32_ps((__m512i)(i))
-#include "layers.h"
-#endif
-
-/* Any other processor: vectors of four, which compilers map to what there is. */
-typedef float Float4 __attribute__((vector_size(16)));
-typedef int32_t Int4 __attribute__((vector_size(16)));
-static inline Float4 load4(const float *p)
-{
-    Float4 v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static inline Float4 fma4(Float4 a, Float4 b, Float4 c)
-{
-    for (int i = 0; i < 4; i++)
-        c[i] = fmaf(a[i], b[i], c[i]); /* one rounding, as elsewhere */
-    return c;
-}
-static inline Float4 least4(Float4 a, Float4 b)
-{
-    for (int i = 0; i < 4; i++)
-        a[i] = a[i] < b[i] ? a[i] : b[i];
-    return a;
-}
-static inline Float4 most4(Float4 a, Float4 b)
-{
-    for (int i = 0; i < 4; i++)
-        a[i] = a[i] > b[i] ? a[i] : b[i];
-    return a;
-}
-#define FN(name) name##_portable
-#define TARGET
-#define VEC Float4
-#define INT Int4
-#define LANES 4
-#define ROWS 4
-#define LOAD(p) load4(p)
-#define LOAD_HALF(p) load4((const float *)(const void *)(p)) /* matrices stay float32, see `load` */
-#define SET1(s) ((Float4){s, s, s, s})
-#define FMA(a, b, c) fma4(a, b, c)
-#define LEAST(a, b) least4(a, b)
-#define MOST(a, b) most4(a, b)
-#define TO_FLOAT(i) __builtin_convertvector(i, Float4)
-#include "layers.h"
-
-typedef struct {
-    const char *name;
-    int half;
-    void (*encode)(const Network *, const float *, long, float *, float *, float *, Work *);
-    void (*decode)(const Network *, const float *, long, float *, float *, float *, Work *);
-} Kernel;
-
-static const Kernel KERNELS[] = {
-#if defined(__x86_64__)
-    {"avx512", 1, encode_avx512, decode_avx512},
-    {"avx2", 1, encode_avx2, decode_avx2},
-#endif
-    {"portable", 0, encode_portable, decode_portable},
-};
-#define N_KERNELS ((int)(sizeof KERNELS / sizeof *KERNELS))
-
-static int supported(int i)
-{
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (i == 0)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (i == 1)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-    return i >= 0 && i < N_KERNELS;
-}
+typedef void (*Pass)(const Network *, const float *, long, float *, float *, float *, Work *);
+static const Pass ENCODE[] = EACH_SET(encode), DECODE[] = EACH_SET(decode);
 
 /* -- loading -------------------------------------------------------------------------------- */
 
-static void release(Network *net)
+static void discard(Network *net)
 {
-    for (int i = 0; i < net->n_memory; i++)
-        free(net->memory[i]);
+    release(&net->memory);
     free(net->blocks);
     free(net);
 }
 
-/* Zeros that live as long as the network, at the start of a cache line. Cut from large pieces that
- * may lie in huge pages, because one frame reads all weights once. */
-static void *allocate(Network *net, size_t size)
-{
-    const size_t needed = (size + 63) / 64 * 64 + 64, piece = needed > PIECE ? needed : PIECE;
-    if (needed > net->left) {
-        void *memory = NULL;
-        if (net->n_memory == MOST_PIECES || posix_memalign(&memory, HUGE_PAGE, piece))
-            return PyErr_NoMemory();
-#ifdef MADV_HUGEPAGE
-        madvise(memory, piece, MADV_HUGEPAGE);
-#endif
-        memset(memory, 0, piece);
-        net->memory[net->n_memory++] = net->free = memory;
-        net->left = piece;
-    }
-    void *found = net->free;
-    net->free += needed;
-    net->left -= needed;
-    return found;
-}
-
-/* Float16 of a number that is one; -1 for any other. */
-static long as_half(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7FFFFFFF;
-    if (size >= 0x38800000 && size < 0x47800000) /* normal */
-        return size & 0x1FFF ? -1 : (long)(sign | ((size - 0x38000000) >> 13));
-    const float steps = fabsf(x) * 16777216.0f;
-    if (!(steps < 1024) || steps != floorf(steps))
-        return -1;
-    return (long)(sign | (uint32_t)steps);
-}
-
-typedef struct {
-    PyObject *tensors;
-    Py_ssize_t next;
-} Source;
-
-/* The next tensor, of so many floats; NULL with an exception set if it is not. */
-static int take(Source *source, long n, Py_buffer *buffer)
-{
-    PyObject *tensor = PyTuple_GetItem(source->tensors, source->next++);
-    if (!tensor || PyObject_GetBuffer(tensor, buffer, PyBUF_SIMPLE) < 0)
-        return 0;
-    if (buffer->len == n * 4)
-        return 1;
-    PyErr_Format(PyExc_ValueError, "tensor %zd holds %zd bytes, not %ld", source->next - 1,
-                 buffer->len, n * 4);
-    PyBuffer_Release(buffer);
-    return 0;
-}
-
-/* Rows of floats, each padded with zeros. */
-static int take_rows(Network *net, Source *source, long rows, long n, long padded, const float **out)
-{
-    Py_buffer buffer;
-    if (!take(source, rows * n, &buffer))
-        return 0;
-    float *to = allocate(net, rows * padded * sizeof *to);
-    for (long row = 0; to && row < rows; row++)
-        memcpy(to + row * padded, (const float *)buffer.buf + row * n, n * sizeof *to);
-    PyBuffer_Release(&buffer);
-    *out = to;
-    return to != NULL;
-}
-
-/* A matrix `[n][k]` as torch keeps it, then its bias if it has one. */
-static int take_matrix(Network *net, Source *source, long k, long n, int biased, Matrix *m)
-{
-    Py_buffer buffer;
-    if (!take(source, n * k, &buffer))
-        return 0;
-    const float *from = buffer.buf;
-    m->k = k;
-    m->padded = ROUND_UP(n);
-    m->half = KERNELS[net->kernel].half;
-    for (long i = 0; m->half && i < n * k; i++)
-        m->half = as_half(from[i]) >= 0;
-    void *panels = allocate(net, m->padded * k * (m->half ? 2 : 4));
-    for (long row = 0; panels && row < n; row++)
-        for (long d = 0; d < k; d++) {
-            const long at = (row / PANEL * k + d) * PANEL + row % PANEL;
-            if (m->half)
-                ((uint16_t *)panels)[at] = (uint16_t)as_half(from[row * k + d]);
-            else
-                ((float *)panels)[at] = from[row * k + d];
-        }
-    PyBuffer_Release(&buffer);
-    m->panels = panels;
-    if (!panels)
-        return 0;
-    if (biased)
-        return take_rows(net, source, 1, n, m->padded, &m->bias);
-    m->bias = allocate(net, m->padded * sizeof *m->bias);
-    return m->bias != NULL;
-}
-
 static int take_norm(Network *net, Source *source, Norm *norm)
 {
-    return take_rows(net, source, 1, net->width, net->width_padded, &norm->weight) &&
-           take_rows(net, source, 1, net->width, net->width_padded, &norm->bias);
+    Memory *memory = &net->memory;
+    return take_rows(memory, source, 1, net->width, net->width_padded, &norm->weight) &&
+           take_rows(memory, source, 1, net->width, net->width_padded, &norm->bias);
 }
 
 static int take_all(Network *net, Source *source)
 {
+    Memory *memory = &net->memory;
     const long hop = net->hop, width = net->width, padded = net->width_padded;
     const long features = net->decoder ? (1 + net->lookahead) * net->dim : 3 * hop;
-    int good = take_rows(net, source, 1, 2 * hop, 2 * hop, &net->window) &&
-               take_matrix(net, source, hop, hop, 0, &net->cosine) &&
-               (net->decoder || take_matrix(net, source, hop, hop, 0, &net->sine)) &&
-               take_matrix(net, source, net->decoder ? net->dim : hop,
+    int good = take_rows(memory, source, 1, 2 * hop, 2 * hop, &net->window) &&
+               take_matrix(memory, source, hop, hop, 0, &net->cosine) &&
+               (net->decoder || take_matrix(memory, source, hop, hop, 0, &net->sine)) &&
+               take_matrix(memory, source, net->decoder ? net->dim : hop,
                            net->decoder ? hop : net->dim, 0, &net->linear) &&
-               take_matrix(net, source, features, width, 1, &net->embed) &&
+               take_matrix(memory, source, features, width, 1, &net->embed) &&
                take_norm(net, source, &net->norm);
     for (long i = 0; good && i < net->n_blocks; i++) {
         Block *block = net->blocks + i;
-        good = take_rows(net, source, net->taps, width, padded, &block->depthwise) &&
-               take_rows(net, source, 1, width, padded, &block->depthwise_bias) &&
+        good = take_rows(memory, source, net->taps, width, padded, &block->depthwise) &&
+               take_rows(memory, source, 1, width, padded, &block->depthwise_bias) &&
                take_norm(net, source, &block->norm) &&
-               take_matrix(net, source, width, net->hidden, 1, &block->expand) &&
-               take_matrix(net, source, net->hidden, width, 1, &block->contract) &&
-               take_rows(net, source, 1, width, padded, &block->scale);
+               take_matrix(memory, source, width, net->hidden, 1, &block->expand) &&
+               take_matrix(memory, source, net->hidden, width, 1, &block->contract) &&
+               take_rows(memory, source, 1, width, padded, &block->scale);
     }
     return good && take_norm(net, source, &net->final_norm) &&
-           take_matrix(net, source, width, net->decoder ? 2 * hop : net->dim, 1, &net->out);
+           take_matrix(memory, source, width, net->decoder ? 2 * hop : net->dim, 1, &net->out);
 }
 
 /* -- the interface to Python ---------------------------------------------------------------- */
 
 #define NETWORK "rvq.codec network"
 
-static PyObject *kernels(PyObject *self, PyObject *none)
-{
-    (void)self, (void)none;
-    PyObject *names = PyList_New(0);
-    for (int i = 0; names && i < N_KERNELS; i++)
-        if (supported(i)) {
-            PyObject *entry = Py_BuildValue("(si)", KERNELS[i].name, i);
-            if (!entry || PyList_Append(names, entry) < 0)
-                Py_CLEAR(names);
-            Py_XDECREF(entry);
-        }
-    return names;
-}
-
 static void forget(PyObject *capsule)
 {
-    release(PyCapsule_GetPointer(capsule, NETWORK));
+    discard(PyCapsule_GetPointer(capsule, NETWORK));
 }
 
 static PyObject *load(PyObject *self, PyObject *args)
@@ -351,6 +121,7 @@ static PyObject *load(PyObject *self, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "a network of this shape is not for these kernels");
         goto failed;
     }
+    net->memory.half = SETS[net->kernel].half;
     net->width_padded = ROUND_UP(net->width);
     net->hidden_padded = ROUND_UP(net->hidden);
     net->state_size = net->n_blocks * (net->taps - 1) * net->width;
@@ -365,7 +136,7 @@ static PyObject *load(PyObject *self, PyObject *args)
     if (capsule)
         return capsule;
 failed:
-    release(net);
+    discard(net);
     return NULL;
 }
 
@@ -414,10 +185,9 @@ static PyObject *run(PyObject *self, PyObject *args)
                     *parts[i] = at;
                     at += sizes[i];
                 }
-                const Kernel *kernel = KERNELS + net->kernel;
+                const Pass pass = (net->decoder ? DECODE : ENCODE)[net->kernel];
                 Py_BEGIN_ALLOW_THREADS
-                (net->decoder ? kernel->decode : kernel->encode)(net, input.buf, n, samples.buf,
-                                                                 state.buf, output.buf, &work);
+                pass(net, input.buf, n, samples.buf, state.buf, output.buf, &work);
                 Py_END_ALLOW_THREADS
                 free(memory);
                 result = Py_NewRef(Py_None);
