@@ -25,7 +25,7 @@ _FIRST, _PER_STEP = 0.6, 1.4
 """kbps that speech takes at quality 0, and more with every step, about."""
 _LAYERS, _LAYERS_PER_STEP = 4, 2
 """The most layers at quality 0, and how many more with every step."""
-_QUIET = -36.0
+_QUIET = -34.0
 """dB below the loudest frame of late, this second's with it: a frame so quiet may be of a pause."""
 _BEFORE, _AFTER = 1, 2
 """Frames around it that must be as quiet: its window and the network's lookahead reach them."""
