@@ -10,13 +10,18 @@ no part in training. Throughputs are medians of three runs on one thread, and on
 --two-threads asks for it; GFLOP/s counts one product of every vector with every codeword, whatever
 a system computes. Systems that differ in their search alone are trained once; those with 15
 iterations of k-means instead of 25 show what training takes to reach about FAISS's error.
+
+It can be run in pieces: --vectors, --settings, --only and --skip choose them, and --append adds a
+row to a file of JSON lines as soon as it is measured, from which --report makes the tables.
 """
 
 import argparse
 import ast
 import json
 import os
+import subprocess
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -44,6 +49,8 @@ class Row:
     decode: float
     recall1: float
     recall10: float
+    prefixes: list[float] | None
+    """Errors after each codebook, of ours."""
 
 
 # -- vectors ---------------------------------------------------------------------------------------
@@ -169,8 +176,13 @@ class Rvq:
     def train(self, x: np.ndarray) -> None:
         if self.like is None:
             self.quantizer.fit(x)
-        else:
-            self.quantizer.codebooks_ = self.like.quantizer.codebooks_
+            return
+        if not hasattr(self.like.quantizer, "codebooks_"):
+            self.like.train(x)
+        self.quantizer.codebooks_ = self.like.quantizer.codebooks_
+
+    def prefixes(self, x: np.ndarray) -> list[float]:
+        return self.quantizer.reconstruction_error(x).tolist()
 
     def threads(self, n: int) -> None:
         self.quantizer.set_params(threads=n)
@@ -195,9 +207,11 @@ class Faiss:
         if self.like is None:
             self.quantizer = self.make(x.shape[1])
             self.quantizer.train(x)
-        else:
-            self.quantizer = self.like.quantizer
-            self.quantizer.use_beam_LUT = 1
+            return
+        if not hasattr(self.like, "quantizer"):
+            self.like.train(x)
+        self.quantizer = self.like.quantizer
+        self.quantizer.use_beam_LUT = 1
 
     def threads(self, n: int) -> None:
         import faiss
@@ -304,13 +318,24 @@ def per_second(work: Callable[[], object], n: int) -> float:
     return n / sorted(times)[1]
 
 
-def peak() -> float:
-    """GFLOP/s of a large float32 matrix product on one thread: the machine's practical limit."""
+def peaks() -> str:
+    """What one core computes at most, and numpy in a large float32 matrix product."""
     from threadpoolctl import threadpool_limits
 
     a = np.random.default_rng(0).normal(size=(2048, 2048)).astype(np.float32)
     with threadpool_limits(1):
-        return per_second(lambda: a @ a, 1) * 2 * 2048**3 / 1e9
+        product = per_second(lambda: a @ a, 1) * 2 * 2048**3 / 1e9
+    lines = [f"float32 matrices (numpy): {product:.0f} GOP/s"]
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "peak"
+        source = Path(__file__).with_name("peak.c")
+        try:
+            subprocess.run(["cc", "-O2", source, "-o", program], check=True, capture_output=True)
+            found = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+            lines += found.splitlines()
+        except (OSError, subprocess.CalledProcessError):
+            pass  # another processor, or no compiler
+    return "\n".join(lines)
 
 
 def recall(decoded: np.ndarray, queries: np.ndarray, base: np.ndarray) -> tuple[float, float]:
@@ -350,54 +375,88 @@ def measure(
     if vectors == "embeddings":
         base = test[: len(test) * 4 // 5]
         recalls = recall(system.decode(system.encode(base)), test[len(base) :][:1000], base)
-    return Row(vectors, f"{m}x{k}", name, error, seconds, encode, encode2, decode, *recalls)
+    prefixes = system.prefixes(test) if isinstance(system, Rvq) else None
+    setting = f"{m}x{k}"
+    return Row(vectors, setting, name, error, seconds, encode, encode2, decode, *recalls, prefixes)
+
+
+def line(row: Row, dim: int) -> str:
+    """A row of the table."""
+    m, k = map(int, row.setting.split("x"))
+    return (
+        f"| {row.vectors} | {row.setting} | {row.system} | {row.error:.4f} | {row.train_s:.1f} "
+        f"| {row.encode:,.0f} | {row.encode2:,.0f} | {2e-9 * row.encode * m * k * dim:.0f} "
+        f"| {row.decode:,.0f} | {row.recall1:.3f} | {row.recall10:.3f} |"
+    )
+
+
+HEAD = (
+    "| vectors | codebooks | system | error | train s | encode/s | 2 threads | GFLOP/s | decode/s "
+    "| recall@1 | @10 |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def report(path: Path) -> None:
+    """Tables of all rows in a file: systems, and errors after every doubling of the codebooks."""
+    rows = [json.loads(text) for text in path.read_text().splitlines()]
+    print(HEAD)
+    for row in rows:
+        dim = row.pop("dim")
+        print(line(Row(**row), dim))
+    print("\n| vectors | codebooks | system | 1 | 2 | 4 | 8 | 16 |\n|---|---|---|" + "---:|" * 5)
+    for row in rows:
+        if row["prefixes"]:
+            errors = [f"{error:.4f}" for error in row["prefixes"]]
+            chosen = [errors[n - 1] if n <= len(errors) else "" for n in (1, 2, 4, 8, 16)]
+            print(f"| {row['vectors']} | {row['setting']} | {row['system']} | "
+                  + " | ".join(chosen) + " |")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--speech", type=Path, required=True, help="folder of recordings")
+    parser.add_argument("--speech", type=Path, help="folder of recordings")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/rvq-vectors"))
     parser.add_argument("--n", type=int, default=50_000, help="vectors of each kind")
     parser.add_argument("--settings", default="8x256,4x256,16x256,8x1024")
     parser.add_argument("--vectors", default="log-mel,embeddings,latents")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="codec whose latents are taken")
-    parser.add_argument("--skip", default="", help="systems to leave out, by parts of their names")
+    parser.add_argument("--only", default="", help="systems to run: their names, with ; between")
+    parser.add_argument(
+        "--skip", default="", help="systems to leave out: parts of their names, likewise"
+    )
     parser.add_argument("--two-threads", action="store_true", help="encode on two threads too")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--append", type=Path, help="add the figures there, as JSON lines")
+    parser.add_argument("--report", type=Path, help="print the tables of such a file, no more")
     options = parser.parse_args()
+    if options.report:
+        report(options.report)
+        return
     sources = {
         "log-mel": lambda: log_mel(options.speech, options.n),
         "embeddings": lambda: embeddings(options.n),
         "latents": lambda: latents(options.speech, options.n, options.model),
     }
-    rows = []
-    print(f"One thread multiplies float32 matrices at {peak():.0f} GFLOP/s here (numpy).\n")
-    head = (
-        "vectors | codebooks | system | error | train s | encode/s | 2 threads | GFLOP/s | decode/s"
+    only, skip = (
+        [part for part in text.split(";") if part] for text in (options.only, options.skip)
     )
-    print(f"| {head} | recall@1 | @10 |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print(peaks() + "\n\n" + HEAD)
     for vectors in options.vectors.split(","):
         train, test = load(vectors, sources[vectors], options.cache)
+        dim = train.shape[1]
         for setting in options.settings.split(","):
             m, k = map(int, setting.split("x"))
             for name, system in systems(m, k).items():
-                if "PQ" in name and train.shape[1] % m:
+                if "PQ" in name and dim % m:
                     continue
-                if any(part in name for part in options.skip.split(",") if part):
+                if (only and name not in only) or any(part in name for part in skip):
                     continue
                 row = measure(
                     vectors, m, k, name, system, train, test, two_threads=options.two_threads
                 )
-                rows.append(asdict(row))
-                print(
-                    f"| {row.vectors} | {row.setting} | {row.system} | {row.error:.4f} "
-                    f"| {row.train_s:.1f} | {row.encode:,.0f} | {row.encode2:,.0f} "
-                    f"| {2e-9 * row.encode * m * k * train.shape[1]:.0f} "
-                    f"| {row.decode:,.0f} | {row.recall1:.3f} | {row.recall10:.3f} |",
-                    flush=True,
-                )
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+                print(line(row, dim), flush=True)
+                if options.append:
+                    with options.append.open("a") as file:
+                        file.write(json.dumps(asdict(row) | {"dim": dim}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every kernel against the definition, on shapes that do not fit its blocks."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from rvq.quantize.kernels.books import Books
 
 KERNELS = list(native.kernels())
 SHAPES = [(1, 1, 2, 1), (50, 3, 2, 5), (97, 4, 16, 12), (200, 3, 100, 37), (60, 8, 256, 64)]
+SHAPES += [(0, 2, 40, 20), (1, 2, 40, 67), (33, 2, 33, 131), (400, 2, 64, 150)]
 
 needs_compiler = pytest.mark.skipif(not KERNELS, reason="the C kernels were not compiled")
 
@@ -29,6 +31,13 @@ def test_kernels_are_compiled_where_a_compiler_is():
 
     if shutil.which("gcc"):
         assert "portable" in KERNELS
+
+
+def test_matrix_registers_are_used_where_they_are():
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or not {"amx_int8", "amx_bf16"} <= set(flags.read_text().split()):
+        pytest.skip("this processor has no AMX, or the system does not say")
+    assert KERNELS[0] == "amx"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -177,15 +186,18 @@ def test_threads_change_nothing(width, threads):
 
 
 @needs_compiler
-@pytest.mark.parametrize("dim", [33, 70])
-def test_fast_mode_loses_next_to_nothing(dim):
+@pytest.mark.parametrize(
+    "kernel", [name for name, kernel in native.kernels().items() if kernel.bf16]
+)
+@pytest.mark.parametrize("dim", [33, 70, 150])
+def test_fast_mode_loses_next_to_nothing(dim, kernel):
     x, codebooks = problem(4_000, 6, 128, dim)
     books = Books.of(codebooks)
-    exact, fast = native.greedy(x, books)[1], native.greedy(x, books, fast=True)[1]
+    exact, fast = (native.greedy(x, books, fast=f, kernel=kernel)[1] for f in (False, True))
     assert np.square(fast).sum() == pytest.approx(np.square(exact).sum(), rel=3e-3)
     exact, fast = (
-        x - blas.decode(native.beam(x, books, 4, fast=fast)[:, 0], codebooks)
-        for fast in (False, True)
+        x - blas.decode(native.beam(x, books, 4, fast=f, kernel=kernel)[:, 0], codebooks)
+        for f in (False, True)
     )
     assert np.square(fast).sum() == pytest.approx(np.square(exact).sum(), rel=5e-3)
 

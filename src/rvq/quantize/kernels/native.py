@@ -1,4 +1,4 @@
-"""The search kernels in C: AVX-512 (with VNNI, with bf16 or without), AVX2 or portable.
+"""The search kernels in C: AMX, AVX-512 (with VNNI, with bf16 or without), AVX2 or portable.
 
 Greedy codes follow the definition of `reference.greedy` to the bit whatever kernel runs: scores are
 computed in float32, or in 8 bits first where the processor multiplies those, and where two are
@@ -31,7 +31,7 @@ _GRAIN = 48 * 16
 """Rows that a thread takes at a time."""
 _LEAST_DIMS8 = 16
 """Fewer are multiplied in float32 sooner than rounded to bytes."""
-_LEAST_DIMS8_FAST = 64
+_LEAST_DIMS8_FAST = 128
 """The same of bfloat16."""
 _NOTHING = np.empty(0, np.float32)
 

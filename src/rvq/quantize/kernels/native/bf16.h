@@ -13,6 +13,9 @@ TARGET16 static void narrow_rows(const float *x, long rows, const Books *books, 
         }
 }
 
+/* What _mm512_dpbf16_ps does; see `ADD_PRODUCTS`. */
+#define ADD_PAIRS(sum, a, b) __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
+
 TARGET16 static void scores_bf16(const float *x, long rows, const Books *books, long stage,
                                  float *scores, long stride)
 {
@@ -31,15 +34,14 @@ TARGET16 static void scores_bf16(const float *x, long rows, const Books *books, 
             }
             const uint16_t *panel = packed + k * pairs * 2;
             for (long d = 0; d < pairs; d++) {
-                const __m512bh p = (__m512bh)_mm512_loadu_si512(panel);
-                const __m512bh q = (__m512bh)_mm512_loadu_si512(panel + 32);
+                const __m512i p = _mm512_loadu_si512(panel), q = _mm512_loadu_si512(panel + 32);
 #pragma GCC unroll 12
                 for (int r = 0; r < 12; r++) {
                     int32_t pair;
                     memcpy(&pair, narrow + 2 * ((row + r) * pairs + d), sizeof pair);
-                    const __m512bh v = (__m512bh)_mm512_set1_epi32(pair);
-                    a[r] = _mm512_dpbf16_ps(a[r], v, p);
-                    b[r] = _mm512_dpbf16_ps(b[r], v, q);
+                    const __m512i v = _mm512_set1_epi32(pair);
+                    ADD_PAIRS(a[r], v, p);
+                    ADD_PAIRS(b[r], v, q);
                 }
                 panel += 2 * PANEL;
             }

@@ -87,6 +87,18 @@ static inline void clear_greatest(float *greatest)
         greatest[i] = -INFINITY;
 }
 
+/* Products of a codeword of an earlier stage with those of a stage. */
+static inline const uint16_t *row_of(const Books *books, long stage, long earlier, long k)
+{
+    return books->tables + ((stage * (stage - 1) / 2 + earlier) * books->size + k) * books->padded;
+}
+
+static inline void fetch(const uint16_t *row, long padded)
+{
+    for (long i = 0; i < padded; i += 32)
+        __builtin_prefetch(row + i);
+}
+
 static inline void write_path(const int32_t *path, long stages, int64_t **codes)
 {
     for (long stage = 0; stage < stages; stage++)
@@ -132,11 +144,15 @@ static inline float error_margin(const Books *books, long stage, float norm)
 
 static inline float norm(const float *x, long dim)
 {
-    float lanes[8] = {0}, sum = 0;
+    typedef float Eight __attribute__((vector_size(32)));
+    Eight lanes = {0};
+    float sum = 0;
     long d = 0;
-    for (; d + 8 <= dim; d += 8)
-        for (int i = 0; i < 8; i++)
-            lanes[i] += x[d + i] * x[d + i];
+    for (; d + 8 <= dim; d += 8) {
+        Eight v;
+        memcpy(&v, x + d, sizeof v);
+        lanes += v * v;
+    }
     for (; d < dim; d++)
         sum += x[d] * x[d];
     for (int i = 0; i < 8; i++)
@@ -285,7 +301,7 @@ typedef struct {
 } Kernel;
 
 #define KERNEL(name, bf16, int8)                                                                   \
-    {#name,           bf16,          int8, runs_##name, greedy_##name, beam_tables_##name,         \
+    {#name, bf16, int8, runs_##name, greedy_##name, beam_tables_##name,                            \
      beam_residuals_##name, products_##name, decode_##name}
 static const Kernel KERNELS[] = {
 #if defined(__x86_64__)
@@ -387,13 +403,15 @@ static PyObject *search(PyObject *self, PyObject *args)
             .packed8 = packed8.len ? packed8.buf : NULL, .centres = centres.buf, .levels8 = levels.buf,
             .bounds8 = bounds.buf, .tables = tables.buf, .scale = scale,
         };
-        /* Vectors, or residuals of two stages; scores; a vector's extensions and what `scores_bf16`
-         * skips; and vectors in fewer bits. */
-        const long vectors = width > 1 ? 2 * CHUNK : whole_chunks(MIN(GROUP, stop - start));
-        const long scores = CHUNK * padded * (width > 1 && tables.len ? n_codebooks : 1);
-        const long extended = width > 1 ? (width + n_codebooks) * padded : 0;
-        const long narrow = CHUNK * pairs;
-        float *work = malloc((vectors * dim + scores + extended + narrow) * sizeof *work);
+        /* Vectors, or residuals of two stages; a chunk's scores and, behind them, its vectors in
+         * fewer bits; scores of a vector's extensions; and paths. */
+        const int by_tables = width > 1 && tables.len;
+        const long group = whole_chunks(MIN(GROUP, stop - start));
+        const long vectors = width > 1 && !by_tables ? 2 * CHUNK : group;
+        const long scores = CHUNK * (padded + pairs);
+        const long extended = width > 1 ? width * padded : 0;
+        const long paths = by_tables ? width * (group * (n_codebooks + 1) + n_codebooks) : 0;
+        float *work = malloc((vectors * dim + scores + extended + paths) * sizeof *work);
         if (!work) {
             PyErr_NoMemory();
             goto done;
@@ -405,7 +423,7 @@ static PyObject *search(PyObject *self, PyObject *args)
         if (width == 1)
             run->greedy(&books, from, stop - start, to,
                         residual.len ? (float *)residual.buf + start * dim : NULL, work, fast);
-        else if (tables.len)
+        else if (by_tables)
             run->beam_tables(&books, from, stop - start, width, kept, to, work, fast);
         else
             run->beam_residuals(&books, from, stop - start, width, kept, to, work, fast);
@@ -591,7 +609,7 @@ static PyObject *scan(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef METHODS[] = {
-    {"kernels", kernels, METH_NOARGS, "Names, numbers, bf16 and int8 ability of what runs here."},
+    {"kernels", kernels, METH_NOARGS, "Names and numbers of what runs here, and what it can."},
     {"search", search, METH_VARARGS, "Codes (and, greedy, residuals) of x[start:stop]."},
     {"products", products, METH_VARARGS, "Half-precision products of codewords[start:stop]."},
     {"sums", sums, METH_VARARGS, "Adds the vectors of every code to its sum."},

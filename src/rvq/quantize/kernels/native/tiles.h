@@ -218,16 +218,26 @@ TARGET static void FN(extend)(const float *base, const uint16_t *const *rows, lo
     }
 }
 
-/* The best of all extensions. The width-th greatest of the columns' greatest scores bounds them from
+/* The n-th greatest of PANEL scores; -infinity where there is none. */
+TARGET static float FN(nth_greatest)(const float *scores, int n)
+{
+    float found = -INFINITY;
+    for (int i = 0; i < PANEL; i++) {
+        const VEC least = SET1(scores[i]);
+        int count = 0; /* scores that are as great */
+        for (int j = 0; j < PANEL; j += LANES)
+            count += __builtin_popcount(AT_LEAST(LOAD(scores + j), least));
+        found = count >= n && scores[i] > found ? scores[i] : found;
+    }
+    return found;
+}
+
+/* The best of all extensions. The n-th greatest of the columns' greatest scores bounds them from
  * below, so that few are looked at one by one. */
 TARGET static void FN(select)(const float *scores, int n_paths, long padded, const float *greatest,
                               Best *best)
 {
-    Best bound;
-    best_clear(&bound, best->size);
-    for (int i = 0; i < PANEL; i++)
-        keep(&bound, greatest[i], 0, i);
-    const VEC least = SET1(bound.score[bound.size - 1]);
+    const VEC least = SET1(FN(nth_greatest)(greatest, best->size));
     for (int p = 0; p < n_paths; p++)
         for (long i = 0; i < padded; i += LANES) {
             unsigned mask = AT_LEAST(LOAD(scores + p * padded + i), least);
@@ -284,49 +294,60 @@ TARGET static void FN(products)(const Books *books, const float *x, long n, uint
     }
 }
 
-/* Beam search on products of codewords: one product per vector and codeword serves all paths. */
+/* Beam search on products of codewords: one product per vector and codeword serves all paths. Several
+ * chunks go through a stage together, so that its products of codewords stay in the cache. */
 TARGET static void FN(beam_tables)(const Books *books, const float *x, long n, int width, int kept,
                                    int64_t *codes, float *work, int fast)
 {
     const long dim = books->dim, padded = books->padded, stages = books->n_codebooks;
-    const long stride = stages * padded;
-    float *chunk = work, *base = work + CHUNK * dim;
+    const long group = whole_chunks(MIN(GROUP, n));
+    float *vectors = work, *base = vectors + group * dim;
+    float *extended = base + CHUNK * (padded + books->pairs);
+    float *reached = extended + width * padded;            /* [group][width] */
+    int32_t *paths = (int32_t *)(reached + group * width); /* [group][width][stages] */
+    int32_t *before = paths + group * width * stages;      /* [width][stages] */
     const uint16_t *rows_of_path[MAX_STAGES];
-    float *extended = base + CHUNK * stride, greatest[PANEL];
+    float greatest[PANEL];
     Best best;
-    float path_score[MAX_BEAM];
-    int32_t path[2][MAX_BEAM][MAX_STAGES];
-    for (long start = 0; start < n; start += CHUNK) {
-        const long rows = MIN(CHUNK, n - start);
-        memset(chunk, 0, CHUNK * dim * sizeof *chunk);
-        memcpy(chunk, x + start * dim, rows * dim * sizeof *x);
-        for (long stage = 0; stage < stages; stage++)
-            FN(scores)(chunk, rows, books, stage, base + stage * padded, stride, fast);
-        for (long row = 0; row < rows; row++) {
-            int n_paths = 1, now = 0;
-            path_score[0] = 0;
-            for (long stage = 0; stage < stages; stage++) {
-                const uint16_t *table = books->tables + padded * books->size * (stage * (stage - 1) / 2);
-                best_clear(&best, MIN(stage + 1 < stages ? width : kept, n_paths * books->size));
+    for (long start = 0; start < n; start += GROUP) {
+        const long rows = MIN(GROUP, n - start);
+        memcpy(vectors, x + start * dim, rows * dim * sizeof *x);
+        memset(vectors + rows * dim, 0, (whole_chunks(rows) - rows) * dim * sizeof *x);
+        memset(reached, 0, rows * width * sizeof *reached);
+        int n_paths = 1;
+        for (long stage = 0; stage < stages; stage++) {
+            const int n_next = (int)MIN(stage + 1 < stages ? width : kept, n_paths * books->size);
+            for (long row = 0; row < rows; row++) {
+                int32_t *path = paths + row * width * stages;
+                const int32_t *next = path + width * stages;
+                float *score = reached + row * width;
+                if (row % CHUNK == 0)
+                    FN(scores)(vectors + row * dim, MIN(CHUNK, rows - row), books, stage, base,
+                               padded, fast);
+                for (int p = 0; row + 1 < rows && p < n_paths; p++)
+                    for (long j = 0; j < stage; j++)
+                        fetch(row_of(books, stage, j, next[p * stages + j]), padded);
+                best_clear(&best, n_next);
                 clear_greatest(greatest);
                 for (int p = 0; p < n_paths; p++) {
                     for (long j = 0; j < stage; j++)
-                        rows_of_path[j] = table + (j * books->size + path[now][p][j]) * padded;
-                    FN(extend)(base + row * stride + stage * padded, rows_of_path, stage,
-                               books->scale, path_score[p], padded, extended + p * padded, greatest);
+                        rows_of_path[j] = row_of(books, stage, j, path[p * stages + j]);
+                    FN(extend)(base + row % CHUNK * padded, rows_of_path, stage, books->scale,
+                               score[p], padded, extended + p * padded, greatest);
                 }
                 FN(select)(extended, n_paths, padded, greatest, &best);
-                n_paths = best.n;
-                for (int p = 0; p < n_paths; p++) {
-                    memcpy(path[!now][p], path[now][best.parent[p]], stage * sizeof(int32_t));
-                    path[!now][p][stage] = best.code[p];
-                    path_score[p] = best.score[p];
+                memcpy(before, path, n_paths * stages * sizeof *path);
+                for (int p = 0; p < n_next; p++, path += stages) {
+                    memcpy(path, before + best.parent[p] * stages, stage * sizeof *path);
+                    path[stage] = best.code[p];
+                    score[p] = best.score[p];
                 }
-                now = !now;
             }
-            for (int p = 0; p < kept; p++)
-                write_path(path[now][MIN(p, n_paths - 1)], stages, &codes);
+            n_paths = n_next;
         }
+        for (long row = 0; row < rows; row++)
+            for (int p = 0; p < kept; p++)
+                write_path(paths + (row * width + MIN(p, n_paths - 1)) * stages, stages, &codes);
     }
 }
 
