@@ -6,8 +6,8 @@ Both predict the same codes: those of the default model at 6 kbps, from the beam
 files. The Transformer (arXiv 2210.13438, section 3.3) learns here, from the recordings that `rvq
 learn-entropy` learns from and for about as many processor seconds; the integer networks are those
 that the model's folder has. What is printed of the Transformer is the information content under its
-probabilities, of ours the bytes of files, which a coder, blocks of a second and whole bytes make
-larger.
+probabilities, of ours the bytes of files, which a coder, blocks of five seconds and whole bytes
+make larger.
 """
 
 import argparse
