@@ -23,7 +23,7 @@ from rvq.nn.unit_variance import scale, scale_to_unit_variance
 
 _SCALED_BY = 8
 """Examples that a SEANet is scaled by: a few seconds hold thousands of steps of every layer."""
-_CENTRED = 0.1
+_CENTRED = 0.5
 """Share of the mean of a SEANet's latents that the encoder's bias takes away at every step."""
 
 
