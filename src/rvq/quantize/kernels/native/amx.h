@@ -34,7 +34,8 @@ TARGET_AMX static long shape_tiles(long groups)
         shape.rows[tile] = tile < 6 ? 16 : (uint8_t)deep;
         shape.row_bytes[tile] = tile == 4 || tile == 5 ? (uint16_t)(4 * deep) : 64;
     }
-    __asm__ volatile("ldtilecfg %0" : : "m"(shape)); /* to gcc 12's intrinsic only 8 bytes of it matter */
+    /* To gcc 12's intrinsics only 8 bytes of the shape matter, and no writes before a load of tiles. */
+    __asm__ volatile("ldtilecfg %0" : : "m"(shape) : "memory");
     return deep;
 }
 
@@ -85,9 +86,10 @@ TARGET_AMX static void multiply_amx(const Rounded *x, long rows, const Books *bo
 TARGET_AMX static void scores_bf16_amx(const float *x, long rows, const Books *books, long stage,
                                        float *scores, long stride)
 {
-    const long pairs = books->pairs, padded = books->padded, deep = shape_tiles(pairs);
+    const long pairs = books->pairs, padded = books->padded;
     const uint8_t *narrow = (uint8_t *)(scores + CHUNK * stride);
     narrow_rows(x, rows, books, (uint16_t *)narrow);
+    const long deep = shape_tiles(pairs);
     for (long k = 0; k < padded; k += PANEL) {
         const uint8_t *panel = (uint8_t *)(books->packed16 + (stage * padded + k) * pairs * 2);
         const float *offsets = books->offsets + stage * padded + k;
