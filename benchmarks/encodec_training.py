@@ -31,7 +31,12 @@ RUN = {
     "name": "encodec_short",
     "model": {
         "network": {"strides": [2, 4, 5, 8]},
-        "quantizer": {"n_codebooks": 8, "warmup_vectors": 9_000, "init_vectors": 4_000},
+        "quantizer": {
+            "n_codebooks": 8,
+            "warmup_vectors": 9_000,
+            "init_vectors": 4_000,
+            "decay": 0.95,
+        },
     },
     "data": {"batch_size": 4, "crop_frames": 38},
     "loss": {"mel": 0, "complex": 0, "time": 0.1, "mel_magnitude": 1, "waveform_codebooks": 1},
@@ -104,7 +109,7 @@ def follows(output: Tensor, clip: Tensor, losses: SpectralLoss) -> tuple[float, 
 
 @torch.no_grad()
 def report(trainer: Trainer, clips: list[Tensor], losses: SpectralLoss) -> None:
-    model = trainer.average
+    model = trainer.model.eval()  # in a short run an average of weights lags far behind
     depths = (None, 8) if model.quantizer.initialised else (None,)
     for depth in depths:
         rows = []
@@ -114,28 +119,31 @@ def report(trainer: Trainer, clips: list[Tensor], losses: SpectralLoss) -> None:
                 latents = model.quantizer(latents, depth).latents
             output = model.decode(latents, clip.shape[1])
             mel = float(losses(output, clip)["mel"])
-            rows.append((mel, *follows(output, clip, losses), float(latents.std((0, 1)).mean())))
-        mel, bands, right, deviation = np.nanmean(rows, axis=0)
+            spread = latents.std((0, 1)).mean(), latents.mean((0, 1)).square().mean().sqrt()
+            rows.append((mel, *follows(output, clip, losses), *map(float, spread)))
+        mel, bands, right, deviation, mean = np.nanmean(rows, axis=0)
         print(
             f"  {f'{depth} codebooks' if depth else 'unquantized'}: mel {mel:.3f}, bands follow "
-            f"{bands:.2f}, pitch right {right:.0%}, latents deviate by {deviation:.3f}",
+            f"{bands:.2f}, pitch right {right:.0%}, latents deviate by {deviation:.3f} from "
+            f"means of {mean:.3f}",
             flush=True,
         )
     if model.quantizer.initialised:
-        crops = [torch.from_numpy(trainer.crops.batch(10**6 + i)) for i in range(40)]
+        crops = [torch.from_numpy(trainer.crops.batch(10**6 + i)) for i in range(20)]
         codes = torch.cat([model.quantizer(model.encode(x), 8).codes.flatten(0, 1) for x in crops])
         counts = torch.stack([torch.bincount(column, minlength=1024) for column in codes.T])
         p = counts.double() / len(codes)
         perplexities = torch.exp(-(p * p.clamp(min=1e-12).log()).sum(1))
         listed = " ".join(f"{x:.0f}" for x in perplexities.tolist())
         print(f"  perplexities of {len(codes)} codes: {listed}", flush=True)
+    model.train()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="written by `rvq data prepare`")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate")
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate")
     parser.add_argument("--start", choices=("scaled", "torch"), default="scaled")
     parser.add_argument("--threads", type=int, default=0, help="processor threads; 0 for all cores")
     arguments = parser.parse_args()
@@ -161,7 +169,7 @@ def main() -> None:
             if step % 20 == 0 or step == 1:
                 values = ", ".join(f"{name} {float(value):.3g}" for name, value in logs.items())
                 print(f"step {step}, {time.process_time() - start:.0f} s: {values}", flush=True)
-            if step % 60 == 0 or step in (1, arguments.steps):
+            if step % 100 == 0 or step == arguments.steps:
                 report(trainer, clips, losses)
 
 
