@@ -1,4 +1,4 @@
-"""What mkdocs does beyond its plugins: links into the code, and sound made by the shipped models."""
+"""What mkdocs adds beyond its plugins: links into the code, and sound by the shipped models."""
 
 import io
 import posixpath

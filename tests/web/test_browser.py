@@ -83,7 +83,7 @@ def test_sizes_are_those_of_files(page, codec):
     assert f"{size:,} bytes" in text
     assert f"{size / 125 / 4.2:.2f} kbps" in text
     assert page.inner_text("#headline-rate") == f"{size / 125 / 4.2:.2f}"
-    assert page.inner_text("#bitrate-text") == "8 of 16 codebooks, 6.00 kbps before entropy coding"
+    assert page.inner_text("#bitrate-text") == "8 of 18 codebooks, 6.00 kbps before entropy coding"
     for peer in listening.installed_peers():
         button = page.locator(f"[data-choice={peer}]")
         button.click()

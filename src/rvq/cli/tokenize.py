@@ -15,7 +15,7 @@ def tokenize(
         typer.Argument(help="Folder, quoted glob, WebDataset .tar, or manifest (.jsonl, .csv)."),
     ],
     folder: Annotated[Path, typer.Argument(help="Folder of the Parquet.")],
-    bitrate: Annotated[float, typer.Option(help="kbps per channel, 0.75 to 12.")] = 6.0,
+    bitrate: Annotated[float, typer.Option(help="kbps per channel, 0.75 to 13.5.")] = 6.0,
     model: Model = DEFAULT_MODEL,
     mono: Annotated[bool, typer.Option("--mono", help="Average the channels.")] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,

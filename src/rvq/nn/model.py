@@ -60,7 +60,9 @@ class CodecConfig:
 
 CONFIGS = {
     # The linear start makes latents that k-means can learn from at once.
-    "spectral_24khz": CodecConfig(quantizer=QuantizerConfig(warmup_vectors=0, balance=0.1)),
+    "spectral_24khz": CodecConfig(
+        quantizer=QuantizerConfig(n_codebooks=18, warmup_vectors=0, balance=0.1)
+    ),
     "encodec_24khz": CodecConfig(SEANETS["encodec_24khz"], QuantizerConfig(n_codebooks=32)),
     "soundstream_24khz": CodecConfig(SEANETS["soundstream_24khz"], QuantizerConfig(n_codebooks=32)),
 }
