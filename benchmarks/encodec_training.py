@@ -1,6 +1,6 @@
 """EnCodec from random weights on a processor: does it learn, and what?
 
-    python benchmarks/encodec_training.py --data data --steps 300 --threads 1
+    python benchmarks/encodec_training.py --data data --threads 1
 
 Trains the full-size networks by EnCodec's reconstruction losses, without discriminators, on small
 batches. Printed on the way, on held-out clips: the mel distance beside that of silence, of the best
@@ -33,9 +33,11 @@ RUN = {
         "network": {"strides": [2, 4, 5, 8]},
         "quantizer": {
             "n_codebooks": 8,
-            "warmup_vectors": 9_000,
+            "warmup_vectors": 15_000,
             "init_vectors": 4_000,
-            "decay": 0.95,
+            # Of small batches: what falls out of use is noticed within twenty steps.
+            "decay": 0.9,
+            "restart_every": 5,
         },
     },
     "data": {"batch_size": 4, "crop_frames": 38},
@@ -142,8 +144,8 @@ def report(trainer: Trainer, clips: list[Tensor], losses: SpectralLoss) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="written by `rvq data prepare`")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate")
+    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate")
     parser.add_argument("--start", choices=("scaled", "torch"), default="scaled")
     parser.add_argument("--threads", type=int, default=0, help="processor threads; 0 for all cores")
     arguments = parser.parse_args()

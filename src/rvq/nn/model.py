@@ -8,7 +8,6 @@ from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
 from rvq.errors import InputError
-from rvq.nn import distributed
 from rvq.nn.convolution import CausalConv
 from rvq.nn.quantizer import Quantized, QuantizerConfig, ResidualVectorQuantizer
 from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder
@@ -23,8 +22,6 @@ from rvq.nn.unit_variance import scale, scale_to_unit_variance
 
 _SCALED_BY = 8
 """Examples that a SEANet is scaled by: a few seconds hold thousands of steps of every layer."""
-_CENTRED = 0.5
-"""Share of the mean of a SEANet's latents that the encoder's bias takes away at every step."""
 
 
 def network_kind(fields: Any) -> str:
@@ -141,42 +138,6 @@ class CodecModel(nn.Module):
         # Were the output softer than the audio, all layers would grow at once and run away.
         scale(last.body.conv, float(audio.std()))
 
-    @torch.no_grad()
-    def centre(self, audio: Tensor) -> None:
-        """Give a trained SEANet's latents a mean of zero, where training will keep it.
-
-        Biases and the first codebook move together, so that codes and output stay the same;
-        spectral networks are left as they are.
-
-        Args:
-            audio: examples, `[batch, n_samples]`.
-        """
-        if not isinstance(self.encoder, SEANetEncoder):
-            return
-        assert isinstance(self.decoder, SEANetDecoder)
-        mean = self.encode(audio).mean(dim=(0, 1))
-        last, first = self.encoder.chain.layers[-1], self.decoder.chain.layers[0]
-        assert isinstance(last, CausalConv)
-        assert isinstance(first, CausalConv)
-        last.body.conv.get_parameter("bias").sub_(mean)
-        first.body.conv.get_parameter("bias").add_(first.body.conv.weight.sum(dim=2) @ mean)
-        self.quantizer.move(mean)
-
-    def _centred(self, latents: Tensor) -> Tensor:
-        """A SEANet's latents in training, less their mean, which the encoder's bias learns.
-
-        Mean-only batch normalization (Salimans & Kingma 2016): no gradient moves the mean. Else
-        every step would, by more than latents vary, for thousands of weights move the same way.
-        """
-        assert isinstance(self.encoder, SEANetEncoder)
-        last = self.encoder.chain.layers[-1]
-        assert isinstance(last, CausalConv)
-        mean = latents.float().mean(dim=(0, 1))
-        with torch.no_grad():
-            share = _CENTRED * distributed.mean(mean.detach())
-            last.body.conv.get_parameter("bias").sub_(share)
-        return latents - mean
-
     def _start_linear(self, audio: Tensor) -> None:
         network, encoder, decoder = self.config.network, self.encoder, self.decoder
         assert isinstance(network, SpectralConfig)
@@ -212,8 +173,5 @@ class CodecModel(nn.Module):
 
     def forward(self, audio: Tensor, n_codebooks: int | None = None) -> tuple[Tensor, Quantized]:
         """Audio `[batch, n_samples]` -> its reconstruction, and what the quantizer did."""
-        latents = self.encode(audio)
-        if self.training and isinstance(self.encoder, SEANetEncoder):
-            latents = self._centred(latents)
-        quantized = self.quantizer(latents, n_codebooks)
+        quantized = self.quantizer(self.encode(audio), n_codebooks)
         return self.decode(quantized.latents, audio.shape[1]), quantized

@@ -318,13 +318,6 @@ class ResidualVectorQuantizer(nn.Module):
         self.pool.clear()
 
     @torch.no_grad()
-    def move(self, shift: Tensor) -> None:
-        """Take `shift [dim]` from all that codes stand for, by the first codebook."""
-        first = self._stage(0)
-        first.codebook -= shift
-        first.sums -= shift * first.counts[:, None]
-
-    @torch.no_grad()
     def set_codebooks(self, codebooks: Tensor, n_vectors: int = 2048) -> None:
         """Start from learned codebooks, `[n_codebooks, codebook_size, dim]`, without a warm-up.
 

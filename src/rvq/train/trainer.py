@@ -139,13 +139,11 @@ class Trainer:
 
     def _start(self, exported: Path | None) -> None:
         """Give a new run its first weights: an exported model's, or what suits examples."""
-        batches = np.concatenate([self.crops.batch(i) for i in range(_START_BATCHES)])
-        examples = torch.from_numpy(batches).to(self.device)
-        if exported is None:
-            self.model.start_from(examples)
-        else:
+        if exported is not None:
             self._take_over(exported)
-            self.model.centre(examples)
+            return
+        examples = np.concatenate([self.crops.batch(i) for i in range(_START_BATCHES)])
+        self.model.start_from(torch.from_numpy(examples).to(self.device))
 
     def _take_over(self, start: Path) -> None:
         """Start from the weights and codebooks of an exported model."""
