@@ -17,7 +17,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, env=environment
     )
     assert run.returncode == 0, run.stderr
-    assert (tmp_path / "audio" / "learner-6.flac").stat().st_size > 10_000
+    for name in ("speech_24khz/learner-6.flac", "audio_24khz/guitar-6.flac"):
+        assert (tmp_path / "audio" / name).stat().st_size > 10_000
     assert "beam_size" in (tmp_path / "api" / "quantizer" / "index.html").read_text()
     # Nothing is fetched from elsewhere when a page is read.
     home = (tmp_path / "index.html").read_text()
