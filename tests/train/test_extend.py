@@ -34,7 +34,8 @@ def test_more_codebooks_bring_latents_nearer_and_keep_the_rest(
     assert json.loads((tmp_path / "model.json").read_text())["extended_from"] == codec.model_hash
     before = codec.encode(speech, 24_000)
     after = extended.encode(speech, 24_000)
-    np.testing.assert_array_equal(after.indices[..., :n], before.indices)
+    kept = n // 8 * 8  # codebooks are searched in groups of eight
+    np.testing.assert_array_equal(after.indices[..., :kept], before.indices[..., :kept])
     latents = codec.runtime.encode_whole(speech)[0]
     codes = after.indices[0, : len(latents)]
     sums = [decode(codes[:, :k], extended.runtime.codebooks) for k in (n, n + 1, n + 2)]
@@ -49,6 +50,6 @@ def test_what_cannot_be_extended(codec, packed):
 
 def test_command(packed, few_vectors, tmp_path):
     arguments = ["extend", DEFAULT_MODEL, str(tmp_path / "made"), "--data", str(packed)]
-    run = CliRunner().invoke(app, [*arguments, "--codebooks", "17"])
+    run = CliRunner().invoke(app, [*arguments, "--codebooks", "19"])
     assert run.exit_code == 0, run.output
-    assert len(Codec.load(tmp_path / "made").runtime.codebooks) == 17
+    assert len(Codec.load(tmp_path / "made").runtime.codebooks) == 19

@@ -242,7 +242,7 @@ def in_browser(browser, hosted):
           const backend = await connect();
           const { samples } = await backend.encodeSample("learner");
           const { codes } = await backend.encodeSamples(samples);
-          const latents = (await backend.codebooks()).sum(codes, new Array(16).fill(true));
+          const latents = (await backend.codebooks()).sum(codes, new Array(18).fill(true));
           const decoded = await backend.decode(latents, samples.length);
           return { codes: Array.from(codes), decoded: Array.from(decoded) };
         }"""

@@ -21,6 +21,8 @@ _SEARCHED = 75
 """Frames that are searched together, and after which an average bitrate is looked after."""
 _BRAKE, _DRIFT = 1.0, 0.1
 """By how much quality falls, at once and for good, per second of an average bitrate overspent."""
+_LEAST = -3.0
+"""Quality that a low average bitrate may fall to."""
 _FIRST, _PER_STEP = 0.6, 1.4
 """kbps that speech takes at quality 0, and more with every step, about."""
 _LAYERS, _LAYERS_PER_STEP = 4, 2
@@ -121,8 +123,8 @@ class VariableEncoder(FrameEncoder):
         quality = self._quality
         if self._target is not None:
             ahead = self._bits / (self._target * 1000)
-            quality = float(np.clip(quality - _BRAKE * ahead, 0, 12))
-            self._quality = float(np.clip(self._quality - _DRIFT * ahead * seconds, 0, 12))
+            quality = float(np.clip(quality - _BRAKE * ahead, _LEAST, 12))
+            self._quality = float(np.clip(self._quality - _DRIFT * ahead * seconds, _LEAST, 12))
         found = []
         for channel in range(len(latents)):
             pause = self._pauses(channel, levels[channel])
