@@ -34,17 +34,19 @@ def codes() -> None:
     codec = rvq.Codec.load()
     figure, axes = plt.subplots(5, 1, figsize=(9, 9), sharex=True, layout="constrained")
     spectrogram(axes[0], audio[0], sample_rate, "recording, 384 kbps")
-    encoded = codec.encode(audio, sample_rate, bitrate=12)
+    encoded = codec.encode(audio, sample_rate)
+    n_codebooks = encoded.n_codebooks
     duration = audio.shape[1] / sample_rate
     axes[1].imshow(
         encoded.indices[0].T,
         aspect="auto",
         interpolation="nearest",
         cmap="twilight",
-        extent=(0, encoded.indices.shape[1] / codec.runtime.frame_rate, 16.5, 0.5),
+        extent=(0, encoded.indices.shape[1] / codec.runtime.frame_rate, n_codebooks + 0.5, 0.5),
     )
-    axes[1].set(ylabel="codebook", yticks=[1, 4, 8, 12, 16])
-    axes[1].set_title("its codes: 75 frames a second, up to 16 × 10 bits", loc="left", fontsize=10)
+    axes[1].set(ylabel="codebook", yticks=[1, 6, 12, 18])
+    title = f"its codes: 75 frames a second, up to {n_codebooks} × 10 bits"
+    axes[1].set_title(title, loc="left", fontsize=10)
     for axis, bitrate in zip(axes[2:], (12, 6, 1.5), strict=True):
         data = codec.compress(audio, sample_rate, bitrate=bitrate)
         title = f"decoded from {bitrate:g} kbps, {len(data)} bytes"
