@@ -1,6 +1,7 @@
 """The page in headless Chromium, as a person uses it; skipped where there is no Chromium."""
 
 import re
+import time
 from urllib.parse import urlparse
 
 import numpy as np
@@ -117,13 +118,15 @@ def test_what_is_not_audio_gets_a_sentence(browser, served):
 
 
 def test_recording_from_the_microphone(page):
+    start = time.monotonic()
     page.click("#record")
     page.wait_for_selector("#record.recording")
     page.wait_for_timeout(1800)
     page.click("#record")
     page.wait_for_selector("body[data-clip='Your recording']", state="attached")
+    elapsed = time.monotonic() - start
     seconds = float(re.search(r"([\d.]+) s", page.inner_text("#clip-name"))[1])
-    assert 1 < seconds < 4
+    assert 1 < seconds < elapsed
     page.click("#play")
     page.wait_for_timeout(100)
     assert page.evaluate("window.started.at(-1).energy") > 1
