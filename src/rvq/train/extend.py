@@ -5,7 +5,6 @@ leave of the latents of recordings; the decoder gets latents closer to the encod
 trained on, which is all that more bits can do for it.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,11 @@ from rvq.codec.defaults import BEAM_SIZE
 from rvq.errors import InputError, ModelError
 from rvq.quantize.residual import ResidualQuantizer
 from rvq.quantize.search import decode
+from rvq.train.codes import Progress
 from rvq.train.config import DataConfig
 from rvq.train.data import Crops, load_sources
 
 Floats = npt.NDArray[np.float32]
-Progress = Callable[[float], None]
-"""Called with the share of the work done, 0 to 1."""
 
 VECTORS_PER_CODEWORD = 250
 

@@ -18,10 +18,9 @@ def find(name_or_path: str | Path) -> Path:
     for folder in (Path(name_or_path), _HOME / str(name_or_path)):
         if (folder / "model.json").is_file():
             return folder
-    names = ", ".join(folder.name for folder in shipped()) or "none"
     raise ModelError(
         f"no model {str(name_or_path)!r}: give the folder of an exported model or one of the "
-        f"package's ({names})"
+        f"package's ({_names()})"
     )
 
 
@@ -37,13 +36,16 @@ def find_by_hash(model_hash: str) -> Path:
     for folder in shipped():
         if json.loads((folder / "model.json").read_text())["hash"][:16] == model_hash[:16]:
             return folder
-    names = ", ".join(folder.name for folder in shipped()) or "none"
     raise ModelError(
         f"the codes were made with model {model_hash[:16]}, which is none of the package's "
-        f"({names}); give the folder of that model"
+        f"({_names()}); give the folder of that model"
     )
 
 
 def shipped() -> list[Path]:
     """Folders of the package's models, by name."""
     return sorted(path.parent for path in _HOME.glob("*/model.json"))
+
+
+def _names() -> str:
+    return ", ".join(folder.name for folder in shipped()) or "none"
