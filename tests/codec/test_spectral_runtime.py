@@ -53,26 +53,28 @@ def run(runtime, part, x, step, size):
 def test_agrees_with_torch_and_onnx_runtime(folder, runtime_of, hops):
     torch = pytest.importorskip("torch")
     export = pytest.importorskip("rvq.nn.export")
-    model = export.read_exported(find(DEFAULT_MODEL)).eval()
+    # In float64, which all but lacks rounding of its own: what differs is ours.
+    model = export.read_exported(find(DEFAULT_MODEL)).eval().double()
     compiled, onnx = runtime_of(), SpectralOnnxRuntime(folder)
     latents, state = run(compiled, "encoder", hops, 150, 320)
     audio, after = run(compiled, "decoder", latents, 150, 1)
     with torch.no_grad():
-        expected = model.encode(torch.from_numpy(hops))[:, :150].numpy()
+        expected = model.encode(torch.from_numpy(hops).double())[:, :150].numpy()
         coefficients, _ = model.decoder(
-            torch.from_numpy(latents), torch.zeros(1, model.decoder.state_size)
+            torch.from_numpy(latents).double(), torch.zeros(1, model.decoder.state_size).double()
         )
-        sound = model.transform.synthesise(coefficients).numpy()
+        sound = model.transform.synthesise(coefficients.double()).numpy()
     # Roundings of float32 are relative to the largest numbers on the way, not to each latent.
-    close = 2e-6 * np.abs(expected).max()
+    close = 3e-6 * np.abs(expected).max()
     np.testing.assert_allclose(latents, expected, rtol=0, atol=close)
-    np.testing.assert_allclose(audio, sound, atol=1e-4 * np.abs(sound).max())
+    np.testing.assert_allclose(audio, sound, rtol=0, atol=1e-5 * np.abs(sound).max())
     same, same_state = run(onnx, "encoder", hops, 150, 320)
-    np.testing.assert_allclose(latents, same, rtol=0, atol=close)
+    # ONNX Runtime rounds by itself, on every processor in another way.
+    np.testing.assert_allclose(latents, same, rtol=0, atol=2 * close)
     np.testing.assert_allclose(state.network, same_state.network, atol=1e-4)
     np.testing.assert_array_equal(state.samples, same_state.samples)
     same, same_state = run(onnx, "decoder", latents, 150, 1)
-    np.testing.assert_allclose(audio, same, atol=1e-5)
+    np.testing.assert_allclose(audio, same, rtol=0, atol=1e-5)
     np.testing.assert_allclose(after.network, same_state.network, atol=1e-4)
     np.testing.assert_allclose(after.samples, same_state.samples, atol=1e-5)
 
