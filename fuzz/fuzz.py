@@ -11,6 +11,7 @@ and what is slow is found by processor time.
 """
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import atheris
+import numpy as np
 
 with atheris.instrument_imports(include=["rvq"]):
     from rvq.bitstream.container import Reader, loads, trim
@@ -28,7 +30,10 @@ with atheris.instrument_imports(include=["rvq"]):
     from rvq.bitstream.header import HEADER_SIZE
     from rvq.bitstream.survey import survey
     from rvq.codec.packets import Packet
+    from rvq.codec.snapshot import load_state
     from rvq.errors import RvqError
+    from rvq.interop import ecdc
+    from rvq.onnx_weights import read_weights
 
 HOME = Path(__file__).parent
 SECONDS = 10
@@ -72,6 +77,46 @@ def packet(data: bytes) -> None:
             Packet.from_bytes(data, channels=channels, bits=bits)
 
 
+class Even:
+    """A language model to which all codes are alike."""
+
+    def start(self) -> None:
+        """Nothing to forget."""
+
+    def probabilities(self, previous: object, n_codebooks: int) -> np.ndarray:
+        """Of the codes of the next frame."""
+        return np.full((n_codebooks, 1024), 1 / 1024, np.float32)
+
+
+def encodec(data: bytes) -> None:
+    """EnCodec's files, with their language model and without; with a header that is well formed."""
+    meta = {
+        "m": ("encodec_24khz", "encodec_48khz")[sum(data[:1]) % 2],
+        "al": int.from_bytes(data[1:8], "little"),
+        "nc": sum(data[8:9]) % 33,
+        "lm": sum(data[:1]) > 127,
+    }
+    header = json.dumps(meta).encode()
+    for candidate in (data, b"ECDC\0" + len(header).to_bytes(4, "big") + header + data[9:]):
+        with suppress(RvqError):
+            ecdc.loads(candidate)
+        with suppress(RvqError):
+            ecdc.loads(candidate, Even())
+
+
+def network(data: bytes) -> None:
+    """A network of a model folder, read without ONNX Runtime."""
+    with suppress(RvqError):
+        read_weights(data)
+
+
+def state(data: bytes) -> None:
+    """What a stream saved; with its checksum made right."""
+    for candidate in (data, data + zlib.crc32(data).to_bytes(4, "big")):
+        with suppress(RvqError):
+            load_state(candidate, "decoder", "00" * 32, {"numbers": (4,), "waiting": (1, None, 8)})
+
+
 def _sealed(data: bytes) -> bytes:
     size = 38 if data[4:5] == b"\1" else HEADER_SIZE
     head = data[: size - 4]
@@ -90,6 +135,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "container": container,
     "entropy": entropy,
     "packet": packet,
+    "ecdc": encodec,
+    "network": network,
+    "state": state,
 }
 
 

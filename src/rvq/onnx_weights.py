@@ -80,6 +80,8 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = message[at]
+        if shift > 63:
+            raise ValueError("an integer of more than 64 bits")
         value |= (byte & 127) << shift
         at += 1
         if byte < 128:

@@ -177,6 +177,25 @@ def test_codes_of_another_model_are_refused(codec, speech, tmp_path):
         codec.decode(codes)
 
 
+@pytest.mark.parametrize("card", ["{", "[1]", "[" * 100_000, "{}"])
+def test_damaged_cards(tmp_path, card):
+    (tmp_path / "model.json").write_text(card)
+    with pytest.raises(ModelError, match="is damaged; install it again"):
+        rvq.Codec.load(tmp_path)
+
+
+def test_cards_that_lack_something(tmp_path):
+    folder = find(DEFAULT_MODEL)
+    for file in folder.iterdir():
+        shutil.copy(file, tmp_path)
+    card = json.loads((folder / "model.json").read_text())
+    for field in ("sample_rate", "delay", "encoder_state", "name", "model"):
+        left = {name: value for name, value in card.items() if name != field}
+        (tmp_path / "model.json").write_text(json.dumps(left))
+        with pytest.raises(ModelError, match=f"lacks '{field}'"):
+            rvq.Codec.load(tmp_path)
+
+
 def test_missing_model():
     with pytest.raises(RvqError, match="speech_24khz"):
         rvq.Codec.load("nonesuch")

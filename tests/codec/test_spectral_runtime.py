@@ -163,6 +163,8 @@ def test_what_is_no_network(folder):
     for damaged in (b"\x3a\x05ab", data[: len(data) // 2], b"\xff" * 20, b"\x0f"):
         with pytest.raises(ModelError):
             read_weights(damaged)
+    with pytest.raises(ModelError, match="64 bits"):  # a longer one would take long to read
+        read_weights(b"\xff" * 100)
 
 
 @needs_compiler

@@ -2,8 +2,10 @@
 
 import importlib
 import io
+import json
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -197,9 +199,40 @@ def test_damaged_files_are_refused():
         ((b"encodec_24khz", b"encodec_96khz"), "encodec_96khz"),
         ((b'"nc": 4', b'"nc": 0'), "0 codebooks"),
         ((b'"al": 5000', b'"xx": 5000'), "header of the .ecdc file is damaged"),
+        ((b'"al": 5000', b'"al": 1e99'), "ends in segment 1"),
     ):
         with pytest.raises(FormatError, match=message):
             loads(data.replace(*change))
+
+
+@pytest.mark.parametrize("model", [None, Skewed()])
+@pytest.mark.parametrize("name", MODELS)
+def test_lengths_that_no_file_can_have_cost_nothing(name, model):
+    """Neither time nor memory is spent on what a header only says."""
+    data = dumps(recording(name, 5000, 4), model)
+    for header, message in (
+        ({"al": 10**18}, "cut short"),
+        ({"al": float("inf")}, "damaged"),
+        ({"al": [[]]}, "damaged"),
+    ):
+        meta = {"m": name, "nc": 4, "lm": model is not None} | header
+        text = json.dumps(meta).encode()
+        whole = b"ECDC\0" + len(text).to_bytes(4, "big") + text + data[data.index(b"}") + 1 :]
+        tracemalloc.start()
+        with pytest.raises(FormatError, match=message):
+            loads(whole, model)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        tracemalloc.stop()
+    nested = b"[" * 100_000
+    with pytest.raises(FormatError, match="damaged"):
+        loads(b"ECDC\0" + len(nested).to_bytes(4, "big") + nested)
+
+
+def test_scales_that_are_no_numbers_are_refused():
+    whole = recording("encodec_48khz", 5000, 4)
+    data = dumps(EcdcFile(whole.model, 5000, (Segment(whole.segments[0].codes, np.nan),)))
+    with pytest.raises(FormatError, match="scale nan"):
+        loads(data)
 
 
 def test_codes_that_do_not_fit_are_refused():

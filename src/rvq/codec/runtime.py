@@ -222,7 +222,10 @@ def load_runtime(folder: Path, *, threads: int = 1) -> Runtime:
     family = model.card.get("family", "spectral")
     if family not in families:
         raise ModelError(f"model {folder} is of the family {family!r}; upgrade rvq to use it")
-    return families[family](model, threads=threads)
+    try:
+        return families[family](model, threads=threads)
+    except KeyError as missing:
+        raise ModelError(f"the card of model {folder} lacks {missing}; install it again") from None
 
 
 def session(network: bytes, threads: int) -> Any:
@@ -248,8 +251,10 @@ def _read_card(folder: Path) -> dict[str, Any]:
         card = json.loads((folder / "model.json").read_text())
     except OSError:
         raise ModelError(f"no model at {folder}: it has no model.json") from None
-    except ValueError:
-        raise ModelError(f"the card of model {folder} is damaged; install it again") from None
+    except (ValueError, RecursionError):
+        card = None
+    if not isinstance(card, dict) or not isinstance(card.get("hash"), str):
+        raise ModelError(f"the card of model {folder} is damaged; install it again")
     if card.get("format", 0) > FORMAT:
         raise ModelError(f"model {folder} needs a newer rvq; upgrade to use it")
     if card.get("format", 0) < FORMAT:

@@ -84,12 +84,13 @@ class _Layout:
     segment: int | None = None
     stride: int | None = None
 
-    def lengths(self, n_samples: int) -> list[int]:
+    def lengths(self, n_samples: int) -> Iterator[int]:
         """Frames of every segment."""
-        if self.segment is None or self.stride is None:
-            return [-(-n_samples // self.hop)]
-        starts = range(0, n_samples, self.stride)
-        return [-(-min(self.segment, n_samples - start) // self.hop) for start in starts]
+        segment, stride = self.segment or n_samples, self.stride or n_samples
+        start = 0
+        while start < n_samples:  # one by one: a damaged header may tell of any number
+            yield -(-min(segment, n_samples - start) // self.hop)
+            start += stride
 
 
 _LAYOUTS = {
@@ -109,7 +110,7 @@ def dumps(file: EcdcFile, language_model: LanguageModel | None = None) -> bytes:
         InputError: codes that do not fit the model's layout.
     """
     layout = _layout(file.model, InputError)
-    lengths = layout.lengths(file.n_samples)
+    lengths = list(layout.lengths(file.n_samples))
     shapes = [segment.codes.shape for segment in file.segments]
     n_codebooks = shapes[0][1] if shapes and len(shapes[0]) == 2 else 0
     wanted = [(length, n_codebooks) for length in lengths]
@@ -159,7 +160,7 @@ def loads(data: bytes, language_model: LanguageModel | None = None) -> EcdcFile:
         meta = json.loads(data[_HEADER.size : at])
         name, n_samples, n_codebooks = meta["m"], int(meta["al"]), int(meta["nc"])
         with_model = bool(meta["lm"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise FormatError("the header of the .ecdc file is damaged") from None
     layout = _layout(name, FormatError)
     if n_samples < 1 or not 1 <= n_codebooks <= layout.n_codebooks:
@@ -179,6 +180,9 @@ def loads(data: bytes, language_model: LanguageModel | None = None) -> EcdcFile:
                 raise FormatError(_cut_short(len(segments)))
             (scale,) = _SCALE.unpack_from(data, at)
             at += _SCALE.size
+            if not math.isfinite(scale):
+                number = len(segments) + 1
+                raise FormatError(f"segment {number} of the .ecdc file is damaged: scale {scale}")
         if with_model and language_model is not None:
             codes, at = _decode(data, at, (n_frames, n_codebooks), language_model)
         else:
@@ -279,20 +283,20 @@ def _decode(
     data: bytes, at: int, shape: tuple[int, int], model: LanguageModel
 ) -> tuple[Integers | None, int]:
     """Undo `_encode` from position `at`: codes, None where the data ends, and where to go on."""
-    bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=at), bitorder="little").tolist()
+    end = 8 * (len(data) - at)
     interval, current, position = _Interval(), 0, 0
-    codes = np.empty(shape, np.int64)
-    previous = None
+    n_frames, n_codebooks = shape
+    codes: list[Integers] = []  # grows with what is read: a damaged header may tell of any number
     model.start()
-    for frame in codes:
-        ends = quantized_cdf(model.probabilities(previous, len(frame)))
-        previous = frame
+    for _ in range(n_frames):
+        ends = quantized_cdf(model.probabilities(codes[-1] if codes else None, n_codebooks))
+        frame = np.empty(n_codebooks, np.int64)
         for k, cdf in enumerate(ends):
             n = interval.widen()
-            if position + n > len(bits):
+            if position + n > end:
                 return None, at
-            for bit in bits[position : position + n]:
-                current = current * 2 + bit
+            for i in range(position, position + n):
+                current = current * 2 + (data[at + i // 8] >> i % 8 & 1)
             position += n
             code = _find(interval, cdf, current)
             low, high = interval.part(int(cdf[code - 1]) if code else 0, int(cdf[code]))
@@ -301,7 +305,8 @@ def _decode(
             prefix, _ = interval.narrow(low, high)
             current -= prefix << interval.bits
             frame[k] = code
-    return codes, at + -(-position // 8)
+        codes.append(frame)
+    return np.stack(codes), at + -(-position // 8)
 
 
 def _find(interval: _Interval, cdf: Integers, current: int) -> int:
