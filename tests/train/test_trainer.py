@@ -225,6 +225,31 @@ def test_a_run_can_start_from_an_exported_model(packed, tmp_path):
         Trainer(other, [packed], tmp_path / "third", "cpu", start=tmp_path / "model")
 
 
+def test_a_run_can_start_from_a_model_with_fewer_blocks(packed, tmp_path):
+    trainer = Trainer(config(), [packed], tmp_path / "first", "cpu")
+    run(trainer, 2)
+    export(trainer.average, tmp_path / "model", name="tiny", facts={}, half_weights=False)
+    start = tmp_path / "model"
+    same = Trainer(config(), [packed], tmp_path / "same", "cpu", start=start)
+    network = replace(config().model.network, encoder_blocks=2, decoder_blocks=4)
+    deeper = replace(config(), model=replace(config().model, network=network))
+    grown = Trainer(deeper, [packed], tmp_path / "grown", "cpu", start=start)
+    audio = torch.from_numpy(trainer.crops.batch(9))
+    with torch.no_grad():
+        assert torch.equal(grown.model.eval()(audio)[0], same.model.eval()(audio)[0])
+    grown.model.train()
+    run(grown, 3)
+    for stack in (grown.model.encoder.stack, grown.model.decoder.stack):
+        assert stack.blocks[-1].scale.abs().max() > 0
+    export(grown.average, tmp_path / "grown" / "model", name="tiny", facts={})
+    with pytest.raises(ModelError, match="shape"):  # nothing is thrown away
+        Trainer(config(), [packed], tmp_path / "x", "cpu", start=tmp_path / "grown" / "model")
+    quantizer = replace(config().model.quantizer, n_codebooks=4)
+    more = replace(config(), model=replace(config().model, quantizer=quantizer))
+    with pytest.raises(ModelError, match="shape"):
+        Trainer(more, [packed], tmp_path / "x", "cpu", start=start)
+
+
 def test_waveforms_count_by_the_number_of_codebooks(packed, tmp_path):
     settings = replace(config(), loss=replace(config().loss, waveform_codebooks=2))
     trainer = Trainer(settings, [packed], tmp_path, "cpu")

@@ -152,6 +152,22 @@ class CodecModel(nn.Module):
         encoder.linear.weight.copy_(components.T / scale)
         decoder.linear.weight.copy_(components * scale)
 
+    def take_over(self, other: "CodecModel") -> None:
+        """Start from the weights and codebooks of a model of this shape, or one with fewer blocks.
+
+        Further blocks follow those that the other has and change nothing at first, so that what
+        comes out is what it made (Chen et al. 2016, Net2Net); they learn from there.
+
+        Raises:
+            RuntimeError: another shape.
+        """
+        own, weights = self.state_dict(), other.state_dict()
+        for name in own.keys() - weights.keys():
+            if ".stack.blocks." in name:
+                scale = name.endswith(".scale")
+                weights[name] = torch.zeros_like(own[name]) if scale else own[name]
+        self.load_state_dict(weights)
+
     def encode(self, audio: Tensor) -> Tensor:
         """Audio `[batch, n_samples]` -> latents `[batch, n_frames, dim]`.
 

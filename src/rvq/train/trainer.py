@@ -81,7 +81,8 @@ class Trainer:
         data: folders written by `rvq data prepare`.
         out: folder of the run: checkpoint, curves, configuration.
         device: where to train; default the GPU if there is one.
-        start: folder of an exported model whose weights and codebooks a new run starts from.
+        start: folder of an exported model whose weights and codebooks a new run starts from; it
+            may have fewer blocks than the configuration.
 
     Raises:
         InputError: data or settings that do not fit.
@@ -149,7 +150,7 @@ class Trainer:
         """Start from the weights and codebooks of an exported model."""
         exported = read_exported(start)
         try:
-            self.model.load_state_dict(exported.state_dict())
+            self.model.take_over(exported)
         except RuntimeError:
             raise ModelError(
                 f"{start} has another shape than the configuration's model; train it with "
