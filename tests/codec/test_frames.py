@@ -6,7 +6,8 @@ import pytest
 from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime, State
-from rvq.codec.spectral_onnx import ModelFolder, SpectralOnnxRuntime
+from rvq.codec.spectral_onnx import SpectralOnnxRuntime
+from rvq.model_folder import ModelFolder
 
 
 class Recording(Runtime):

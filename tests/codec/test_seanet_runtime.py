@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from rvq.codec import seanet
-from rvq.codec.runtime import ModelFolder, load_runtime
+from rvq.codec.runtime import load_runtime
 from rvq.codec.seanet import SeanetRuntime, kernels
 from rvq.codec.waveform import WaveformRuntime
+from rvq.model_folder import ModelFolder
 
 pytestmark = pytest.mark.skipif(not kernels(), reason="nothing was compiled")
 HOP, DIM = 64, 32

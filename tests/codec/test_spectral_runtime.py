@@ -6,10 +6,10 @@ import pytest
 from rvq.codec import engine, spectral
 from rvq.codec.engine import Engine, kernels
 from rvq.codec.models import DEFAULT_MODEL, find
-from rvq.codec.runtime import ModelFolder
 from rvq.codec.spectral import SpectralRuntime, load_spectral
 from rvq.codec.spectral_onnx import SpectralOnnxRuntime
 from rvq.errors import ModelError
+from rvq.model_folder import ModelFolder
 from rvq.onnx_weights import read_weights
 
 needs_compiler = pytest.mark.skipif(not kernels(), reason="nothing was compiled")

@@ -10,6 +10,7 @@ import torch
 import rvq
 from rvq.codec.runtime import load_runtime
 from rvq.errors import ModelError
+from rvq.model_folder import ModelFolder
 from rvq.nn.export import export, read_exported
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.quantizer import QuantizerConfig
@@ -144,13 +145,17 @@ def test_training_can_start_from_it(model, folder):
 def test_what_is_no_model_to_train_on(folder, tmp_path):
     with pytest.raises(ModelError, match="no model"):
         read_exported(tmp_path)
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    for file in ("encoder.onnx", "codebooks.safetensors", "model.json"):
+    whole = ModelFolder.read(folder)
+    for file in whole.files:
+        whole.write(tmp_path)
         (tmp_path / file).write_bytes(b"{}")
-        with pytest.raises(ModelError, match="damaged"):
+        with pytest.raises(ModelError, match="do not match its card"):
             read_exported(tmp_path)
-        (tmp_path / file).write_bytes((folder / file).read_bytes())
+        ModelFolder.of(whole.files | {file: b"{}"}, whole.card).write(tmp_path)
+        with pytest.raises(ModelError, match="no model to train on"):
+            read_exported(tmp_path)
+    whole.write(tmp_path)
+    read_exported(tmp_path)
 
 
 def test_nothing_of_the_build_machine_is_in_it(folder):

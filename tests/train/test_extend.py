@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 from rvq.cli.app import app
 from rvq.codec.codec import Codec
 from rvq.codec.models import DEFAULT_MODEL, find
-from rvq.codec.runtime import ModelFolder
 from rvq.errors import InputError
+from rvq.model_folder import ModelFolder
 from rvq.quantize.search import decode
 from rvq.train import extend
 from rvq.train.extend import learn_codebooks

@@ -20,7 +20,7 @@ def extend(
     """Give a trained model more codebooks, for higher bitrates; its networks stay as they are."""
     from rvq.codec.codec import Codec
     from rvq.codec.models import find
-    from rvq.codec.runtime import ModelFolder
+    from rvq.model_folder import ModelFolder
     from rvq.train.extend import learn_codebooks
 
     if (folder / "model.json").exists() and not force:
@@ -30,6 +30,5 @@ def extend(
     wanted = codebooks - len(codec.runtime.codebooks)
     with progress_bar(f"extending {codec.runtime.name}") as report:
         learned = learn_codebooks(codec, data, wanted, progress=report)
-    folder.mkdir(parents=True, exist_ok=True)
     source.extended(learned).write(folder)
     typer.echo(f"{folder}: {codebooks} codebooks; learn its entropy model by `rvq learn-entropy`")

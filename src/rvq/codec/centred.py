@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rvq.codec.runtime import Floats, ModelFolder, State
+from rvq.codec.runtime import Floats, State
 from rvq.codec.search import AngularSearch
 from rvq.codec.waveform import WaveformRuntime
+from rvq.model_folder import CODEBOOKS, ModelFolder
 
 STRETCH = 150
 """Frames that a chunk adds; the more, the less is computed twice."""
@@ -40,7 +41,7 @@ class CentredRuntime(WaveformRuntime):
         super().__init__(folder, threads=threads)
         self.stretch = STRETCH
         self._reach: dict[str, int] = folder.card["reach"]
-        tensors = load(folder.files["codebooks.safetensors"])
+        tensors = load(folder.files[CODEBOOKS])
         up = tensors["out_proj.weight"].transpose(0, 2, 1)
         codewords = tensors["codebooks"] @ up + tensors["out_proj.bias"][:, None]
         self._search = AngularSearch(

@@ -1,10 +1,7 @@
-"""A model as the codec runs it: the folder that `rvq.nn.export` wrote, checked, loaded and run."""
+"""A model as the codec runs it: encoder, codebooks and decoder of a model folder."""
 
-import copy
-import hashlib
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,75 +12,13 @@ import numpy.typing as npt
 
 from rvq.codec.search import CodeFinder, CodeSearch
 from rvq.errors import ModelError
+from rvq.model_folder import CODEBOOKS, ModelFolder
 from rvq.quantize.search import n_cores
-from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
 
-FORMAT = 2
-"""Format of the model folders that this runtime loads."""
 STRETCH = 75
 """Frames per call of a network, usually."""
-_CODEBOOKS = "codebooks.safetensors"
-_FILES = ("encoder.onnx", "decoder.onnx", _CODEBOOKS)
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """What a model folder holds.
-
-    Attributes:
-        card: facts about the model, from `model.json`.
-        files: contents by name, which the card's hash vouches for.
-    """
-
-    card: dict[str, Any]
-    files: dict[str, bytes]
-
-    @classmethod
-    def read(cls, folder: Path) -> "ModelFolder":
-        """Read and check a folder.
-
-        Raises:
-            ModelError: no model there, a damaged one, or one of another version.
-        """
-        card = _read_card(folder)
-        files = {}
-        for file in _FILES:
-            try:
-                files[file] = (folder / file).read_bytes()
-            except OSError as error:
-                raise ModelError(
-                    f"model {folder} is incomplete: {file}: {error.strerror}"
-                ) from None
-        if _hash(files) != card["hash"]:
-            raise ModelError(f"the files of model {folder} do not match its card; install it again")
-        return cls(card, files)
-
-    def extended(self, codebooks: Floats) -> "ModelFolder":
-        """The same networks with codebooks `[n, codebook_size, dim]` after those there are."""
-        from safetensors.numpy import load, save
-
-        tensors = load(self.files[_CODEBOOKS])
-        kept = tensors["codebooks"]
-        tensors["codebooks"] = np.concatenate([kept, codebooks.astype(kept.dtype)])
-        files = self.files | {_CODEBOOKS: save(tensors)}
-        card = copy.deepcopy(self.card)
-        card |= {"hash": _hash(files), "n_codebooks": len(tensors["codebooks"])}
-        card["model"]["quantizer"]["n_codebooks"] = card["n_codebooks"]
-        card["extended_from"] = self.card["hash"]
-        return ModelFolder(card, files)
-
-    def write(self, folder: Path) -> None:
-        """Write it for others to read.
-
-        Raises:
-            InputError: the folder cannot be written.
-        """
-        texts = {"model.json": (json.dumps(self.card, indent=1) + "\n").encode()}
-        for name, content in (self.files | texts).items():  # the card last, which vouches for them
-            with replacing(folder / name) as temporary:
-                temporary.write_bytes(content)
 
 
 @dataclass
@@ -139,7 +74,7 @@ class Runtime(ABC):
         self.delay: int = card["delay"]
         self.first_frames: int = card.get("first_frames", 1)
         self.state_sizes = {part: int(card[f"{part}_state"]) for part in ("encoder", "decoder")}
-        codebooks = load(folder.files["codebooks.safetensors"])["codebooks"]
+        codebooks = load(folder.files[CODEBOOKS])["codebooks"]
         self.codebooks: Floats = codebooks.astype(np.float32)
         self.threads = threads or n_cores()
         self.stretch = STRETCH
@@ -237,28 +172,3 @@ def session(network: bytes, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-
-
-def _hash(files: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for file in _FILES:
-        digest.update(files[file])
-    return digest.hexdigest()
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    try:
-        card = json.loads((folder / "model.json").read_text())
-    except OSError:
-        raise ModelError(f"no model at {folder}: it has no model.json") from None
-    except (ValueError, RecursionError):
-        card = None
-    if not isinstance(card, dict) or not isinstance(card.get("hash"), str):
-        raise ModelError(f"the card of model {folder} is damaged; install it again")
-    if card.get("format", 0) > FORMAT:
-        raise ModelError(f"model {folder} needs a newer rvq; upgrade to use it")
-    if card.get("format", 0) < FORMAT:
-        raise ModelError(
-            f"model {folder} is from an older rvq; export it again from its checkpoint"
-        )
-    return card

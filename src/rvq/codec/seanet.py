@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rvq.codec.runtime import Floats, ModelFolder, Runtime, State
+from rvq.codec.runtime import Floats, Runtime, State
 from rvq.codec.waveform import WaveformRuntime
+from rvq.model_folder import ModelFolder
 from rvq.onnx_weights import read_weights
 
 try:

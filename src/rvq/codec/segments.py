@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.frames import Resampler
-from rvq.codec.runtime import Floats, ModelFolder, State
+from rvq.codec.runtime import Floats, State
 from rvq.codec.waveform import WaveformRuntime
 from rvq.errors import InputError
+from rvq.model_folder import ModelFolder
 from rvq.quantize.search import decode
 
 Indices = npt.NDArray[np.int64]

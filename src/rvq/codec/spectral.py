@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from rvq.codec.engine import Engine, fits
-from rvq.codec.runtime import Floats, ModelFolder, Runtime, State
+from rvq.codec.runtime import Floats, Runtime, State
 from rvq.codec.spectral_onnx import SpectralOnnxRuntime
+from rvq.model_folder import ModelFolder
 from rvq.onnx_weights import read_weights
 
 _GRAIN = 8

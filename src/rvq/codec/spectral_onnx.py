@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from rvq.codec.runtime import Floats, ModelFolder, Runtime, State, session
+from rvq.codec.runtime import Floats, Runtime, State, session
 from rvq.lapped import lapped_basis
+from rvq.model_folder import ModelFolder
 
 
 class SpectralOnnxRuntime(Runtime):

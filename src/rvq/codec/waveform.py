@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from rvq.codec.runtime import Floats, ModelFolder, Runtime, State, session
+from rvq.codec.runtime import Floats, Runtime, State, session
 from rvq.errors import ModelError
+from rvq.model_folder import ModelFolder
 
 
 class WaveformRuntime(Runtime):

@@ -10,7 +10,7 @@ from rvq.errors import ModelError
 from rvq.interop.checkpoint import Checkpoint
 from rvq.interop.published import PublishedCodec
 from rvq.nn.dac import DacConfig, DacDecoder, DacEncoder
-from rvq.nn.model_folder import Part, write_model_folder
+from rvq.nn.onnx_networks import Part, write_model_folder
 
 
 class FactorisedCodebook(nn.Module):

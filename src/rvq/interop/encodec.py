@@ -25,7 +25,7 @@ from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig, tens
 from rvq.nn.convolution import Padding, fold_weight_norm, prepare_export
 from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
-from rvq.nn.model_folder import Part, write_model_folder
+from rvq.nn.onnx_networks import Part, write_model_folder
 from rvq.nn.quantizer import QuantizerConfig
 from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder, SegmentConfig
 from rvq.quantize.search import Search, decode

@@ -12,7 +12,7 @@ from rvq.interop.checkpoint import Checkpoint
 from rvq.interop.published import PublishedCodec
 from rvq.interop.seanet_names import seanet_names
 from rvq.nn.mimi import MimiConfig, MimiDecoder, MimiEncoder
-from rvq.nn.model_folder import Part, write_model_folder
+from rvq.nn.onnx_networks import Part, write_model_folder
 from rvq.quantize.search import Search, decode
 
 

@@ -5,23 +5,23 @@ package; the arithmetic stays float32. They keep the names of the model's parame
 training can start from an exported model.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.numpy import load
 from torch import nn
 from torch.nn.utils import parametrize
 
 from rvq.errors import ModelError
+from rvq.model_folder import CODEBOOKS, DECODER, ENCODER, ModelFolder
 from rvq.nn.convolution import prepare_export, restore_lstm
 from rvq.nn.model import CodecConfig, CodecModel
-from rvq.nn.model_folder import Part, write_model_folder
+from rvq.nn.onnx_networks import Part, write_model_folder
 from rvq.nn.spectral import SpectralConfig
 from rvq.onnx_weights import read_weights
 
@@ -77,29 +77,16 @@ def read_exported(folder: Path) -> CodecModel:
     Raises:
         ModelError: there is no model, it is damaged or of another version.
     """
+    stored = ModelFolder.read(folder)
     try:
-        card = json.loads((folder / "model.json").read_text())
-        config = TypeAdapter(CodecConfig).validate_python(card["model"])
-        model = CodecModel(config)
-        for part in ("encoder", "decoder"):
-            stored = read_weights((folder / f"{part}.onnx").read_bytes())
-            _put_back(stored, getattr(model, part))
-        codebooks = load((folder / "codebooks.safetensors").read_bytes())["codebooks"]
+        model = CodecModel(TypeAdapter(CodecConfig).validate_python(stored.card["model"]))
+        _put_back(read_weights(stored.files[ENCODER]), model.encoder)
+        _put_back(read_weights(stored.files[DECODER]), model.decoder)
+        codebooks = load(stored.files[CODEBOOKS])["codebooks"]
         model.quantizer.set_codebooks(torch.from_numpy(codebooks.astype(np.float32)))
-    except OSError as error:
-        raise ModelError(f"no model at {folder}: {error.strerror}") from None
-    except (
-        ValueError,
-        KeyError,
-        RuntimeError,
-        ValidationError,
-        SafetensorError,
-        ModelError,
-    ) as error:
+    except (ValueError, KeyError, RuntimeError, SafetensorError, ModelError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"{folder} holds no model to train on, or a damaged one: {reason}"
-        ) from None
+        raise ModelError(f"{folder} holds no model to train on: {reason}") from None
     return model
 
 

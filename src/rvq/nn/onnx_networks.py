@@ -1,7 +1,5 @@
-"""Writes the folder that `rvq.codec` loads: two ONNX networks, codebooks and a card."""
+"""Networks of torch as ONNX, in a model folder that `rvq.codec` loads."""
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-FORMAT = 2
-"""Of the model folder; raised when an older runtime could not load it."""
+from rvq.model_folder import CODEBOOKS, DECODER, ENCODER, ModelFolder
 
 
 @dataclass(frozen=True)
@@ -62,30 +59,25 @@ def write_model_folder(
         half_weights: whether weights and codebooks are rounded to half precision.
         projections: other tensors of the quantizer by name, kept beside the codebooks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, part in (("encoder", encoder), ("decoder", decoder)):
-        _export_network(part, folder / f"{name}.onnx", half_weights=half_weights)
     precision = np.float16 if half_weights else np.float32
     tensors = {"codebooks": codebooks, **(projections or {})}
     stored = {n: np.ascontiguousarray(t.astype(precision)) for n, t in tensors.items()}
-    (folder / "codebooks.safetensors").write_bytes(save(stored))
-    digest = hashlib.sha256()
-    for file in ("encoder.onnx", "decoder.onnx", "codebooks.safetensors"):
-        digest.update((folder / file).read_bytes())
-    card = {
-        "format": FORMAT,
-        "hash": digest.hexdigest(),
+    files = {
+        ENCODER: _export_network(encoder, half_weights=half_weights),
+        DECODER: _export_network(decoder, half_weights=half_weights),
+        CODEBOOKS: save(stored),
+    }
+    sizes = {
         "n_codebooks": codebooks.shape[0],
         "codebook_size": codebooks.shape[1],
         "encoder_state": encoder.state_size,
         "decoder_state": decoder.state_size,
-        **card,
     }
-    (folder / "model.json").write_text(json.dumps(card, indent=1) + "\n")
+    ModelFolder.of(files, sizes | card).write(folder)
 
 
-def _export_network(part: Part, path: Path, *, half_weights: bool) -> None:
-    """Write a network whose batch and time are free."""
+def _export_network(part: Part, *, half_weights: bool) -> bytes:
+    """A network as ONNX, its batch and time free."""
     examples, outputs = dict(part.inputs), [part.output]
     if part.state_size:
         examples["state"] = torch.zeros(1, part.state_size)
@@ -110,7 +102,7 @@ def _export_network(part: Part, path: Path, *, half_weights: bool) -> None:
     if half_weights:
         _halve_weights(network)
     _forget_sources(network)
-    onnx.save(network, path)
+    return bytes(network.SerializeToString())
 
 
 def _halve_weights(network: onnx.ModelProto) -> None:
