@@ -18,12 +18,16 @@ def test_rounding_to_integers_keeps_the_frequencies(codec):
     torch.manual_seed(0)
     size, width = 64, 8
     features = torch.randint(-127, 128, (3, size, width)).float()
-    network = LayerNetwork(features, 2, hidden=16)
+    scale = float(features.std())
+    network = LayerNetwork(features[2] / scale, first=False)
     for parameter in network.parameters():
-        parameter.data = torch.randn_like(parameter) * 0.3
+        parameter.data = torch.randn_like(parameter) * 0.15
     codes = torch.randint(0, size, (1, 75, 3))
-    expected = torch.log_softmax(network(codes)[0].double(), dim=1).exp().detach().numpy()
-    layer = network.integers()
+    below = (features[0][codes[..., 0]] + features[1][codes[..., 1]]) / scale
+    logits = network(codes[..., 2], below)[0].double()
+    expected = torch.log_softmax(logits, dim=1).exp().detach().numpy()
+    assert expected.max() > 0.1
+    layer = network.integers(scale)
     arrays = {name: np.stack([array] * 3) for name, array in layer.items()}
     arrays |= {
         "features": features.numpy().astype(np.int8),

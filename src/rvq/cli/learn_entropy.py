@@ -13,8 +13,8 @@ from rvq.errors import InputError
 def learn_entropy(
     data: Annotated[list[Path], typer.Option(help="Folder written by `rvq data prepare`.")],
     model: Model = DEFAULT_MODEL,
-    minutes: Annotated[float, typer.Option(help="Audio to learn from.")] = 150.0,
-    steps: Annotated[int, typer.Option(help="Steps per codebook.")] = 700,
+    minutes: Annotated[float, typer.Option(help="Audio to learn from.")] = 300.0,
+    steps: Annotated[int, typer.Option(help="Steps per codebook.")] = 1500,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all cores.")] = 0,
 ) -> None:
     """Learn how likely a model's codes are, so that its files get smaller; after every training."""

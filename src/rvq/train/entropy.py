@@ -22,8 +22,8 @@ from rvq.errors import InputError
 from rvq.replacing import replacing
 from rvq.train.codes import Integers, Progress, gather
 
-WIDTH = 32
-"""Principal components of the codewords that networks look at."""
+WIDTH = 64
+"""Principal components of the codewords that networks look at, if there are so many."""
 HIDDEN = 64
 AROUND = (-2, -1, 0, 1, 2)
 """Frames, relative to the one to be coded, whose lower layers are looked at."""
@@ -38,8 +38,8 @@ def learn(
     codec: Codec,
     data: list[Path],
     *,
-    minutes: float = 150.0,
-    steps: int = 700,
+    minutes: float = 300.0,
+    steps: int = 1500,
     batch_size: int = 32,
     seed: int = 0,
     progress: Progress = lambda share: None,
@@ -69,11 +69,16 @@ def learn(
     codebooks = codec.runtime.codebooks
     features = _features(codebooks, blocks)
     torch.manual_seed(seed)
+    scale = float(features[0].std())
+    # Of the layers already learned, the sums of their features.
+    below = np.zeros((*blocks.shape[:2], features.shape[2]), np.int16)
     layers = []
     for layer in range(n_layers):
-        network = LayerNetwork(torch.from_numpy(features).float(), layer)
-        _fit(network, blocks, steps=steps, batch_size=batch_size, seed=seed + layer)
-        layers.append(network.integers())
+        codes = blocks[..., layer]
+        network = LayerNetwork(torch.from_numpy(features[layer] / scale).float(), first=layer == 0)
+        _fit(network, codes, below, scale, steps=steps, batch_size=batch_size, seed=seed + layer)
+        layers.append(network.integers(scale))
+        below += features[layer][codes]
         progress(0.5 + (layer + 1) / n_layers / 2)
     arrays = {name: np.stack([layer[name] for layer in layers]) for name in layers[0]}
     arrays |= {
@@ -89,8 +94,8 @@ def learn_for(
     codec: Codec,
     data: list[Path],
     *,
-    minutes: float = 150.0,
-    steps: int = 700,
+    minutes: float = 300.0,
+    steps: int = 1500,
     batch_size: int = 32,
     progress: Progress = lambda share: None,
 ) -> Path:
@@ -110,7 +115,7 @@ def learn_for(
 
 
 def _features(codebooks: npt.NDArray[np.float32], blocks: Integers) -> npt.NDArray[np.int8]:
-    """Principal components of the codewords, as integers: `[layers, codebook_size, WIDTH]`."""
+    """Principal components of the codewords, as integers: `[layers, codebook_size, width]`."""
     codes = blocks.reshape(-1, blocks.shape[2])
     codes = codes[:: max(1, len(codes) // 20_000)]
     chosen = np.stack([book[column] for book, column in zip(codebooks, codes.T, strict=True)])
@@ -125,59 +130,60 @@ class LayerNetwork(nn.Module):
     """The network of one layer, before rounding.
 
     Args:
-        features: of all codewords, `[layers, codebook_size, width]`.
-        layer: which.
-        hidden: hidden units.
+        codewords: features of the layer's codewords, `[codebook_size, width]`.
+        first: whether there are no layers below.
     """
 
-    def __init__(self, features: Tensor, layer: int, hidden: int = HIDDEN) -> None:
+    def __init__(self, codewords: Tensor, *, first: bool) -> None:
         super().__init__()
-        self.layer = layer
-        self.scale = float(features[0].std())
-        self.codewords = features / self.scale
-        width = features.shape[2]
-        lower = width * len(AROUND) if layer else 0
-        self.inputs = nn.Linear(lower + width * MEMORY, hidden)
-        own = self.codewords[layer]
-        shape = torch.cat([own, own**2, (own**2).sum(1, keepdim=True)], dim=1)
+        self.codewords = codewords
+        self.around = () if first else AROUND
+        width = codewords.shape[1]
+        self.inputs = nn.Linear(width * (len(self.around) + MEMORY), HIDDEN)
+        square = codewords**2
+        shape = torch.cat([codewords, square, square.sum(1, keepdim=True)], dim=1)
         self.shape = shape / shape.std(dim=0).clamp(min=1e-6)
-        self.common = nn.Parameter(torch.zeros(self.shape.shape[1], hidden + 1))
-        self.weights = nn.Parameter(torch.zeros(len(own), hidden))
-        self.bias = nn.Parameter(torch.zeros(len(own)))
+        self.common = nn.Parameter(torch.zeros(self.shape.shape[1], HIDDEN + 1))
+        self.weights = nn.Parameter(torch.zeros(len(codewords), HIDDEN))
+        self.bias = nn.Parameter(torch.zeros(len(codewords)))
 
     def output(self) -> tuple[Tensor, Tensor]:
         """Weights `[codebook_size, hidden]` and bias of the logits."""
         common = self.shape @ self.common
         return self.weights + common[:, :-1], self.bias + common[:, -1]
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """Logits of blocks `[n, BLOCK, layers]`: `[n, BLOCK, codebook_size]`."""
-        seen = []
-        if self.layer:
-            below = torch.stack([self.codewords[j][codes[..., j]] for j in range(self.layer)]).sum(
-                0
-            )
-            seen += [_shifted(below, offset) for offset in AROUND]
-        own = self.codewords[self.layer][codes[..., self.layer]]
+    def forward(self, codes: Tensor, below: Tensor) -> Tensor:
+        """Logits of the codes of blocks, `[n, BLOCK, codebook_size]`.
+
+        Args:
+            codes: of the layer, `[n, BLOCK]`; a frame is given only those before it.
+            below: sums of the features of the layers below, `[n, BLOCK, width]`.
+        """
+        own = self.codewords[codes]
+        seen = [_shifted(below, offset) for offset in self.around]
         seen += [_shifted(own, -back) for back in range(1, MEMORY + 1)]
         activations = self.inputs(torch.cat(seen, dim=-1)).clamp(0, _CEILING)
         return F.linear(activations, *self.output())
 
     @torch.no_grad()
-    def integers(self) -> dict[str, np.ndarray]:
-        """What `rvq.bitstream.entropy.EntropyModel` reads of a layer."""
+    def integers(self, scale: float) -> dict[str, np.ndarray]:
+        """What `rvq.bitstream.entropy.EntropyModel` reads of a layer.
+
+        Args:
+            scale: the features' integers for each 1 of `codewords`.
+        """
         step = TOP / _CEILING  # activations are counted in 1 / step
         weights, bias = (x.double().numpy() / np.log(2) for x in self.output())
         weights /= step
-        inputs = self.inputs.weight.double().numpy() * step / self.scale
+        inputs = self.inputs.weight.double().numpy() * step / scale
         offset = self.inputs.bias.double().numpy() * step
         precision = int(np.floor(np.log2(127 / np.abs(weights).max())))
         shift = int(np.floor(np.log2(32767 / np.abs(inputs).max())))
         hidden = len(offset)
-        width = self.codewords.shape[2]
+        width = self.codewords.shape[1]
         rows = np.rint(inputs.T * 2**shift).astype(np.int16).reshape(-1, width, hidden)
         lower = np.zeros((len(AROUND), width, hidden), np.int16)
-        if self.layer:
+        if self.around:
             lower[:] = rows[: len(AROUND)]
         return {
             "lower": lower,
@@ -203,19 +209,27 @@ def _shifted(x: Tensor, offset: int) -> Tensor:
 
 
 def _fit(
-    network: LayerNetwork, blocks: Integers, *, steps: int, batch_size: int, seed: int
+    network: LayerNetwork,
+    codes: Integers,
+    below: npt.NDArray[np.int16],
+    scale: float,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    counts = np.bincount(blocks[..., network.layer].ravel(), minlength=len(network.bias)) + 1.0
+    counts = np.bincount(codes.ravel(), minlength=len(network.bias)) + 1.0
     network.bias.data = torch.from_numpy(np.log(counts / counts.sum())).float()
     rate = 4e-3
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.98))
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, step / 50) * (1 - step / steps)
-        batch = torch.from_numpy(blocks[random.integers(len(blocks), size=batch_size)])
-        target = batch[..., network.layer].flatten()
-        loss = F.cross_entropy(network(batch).flatten(0, 1), target)
+        chosen = random.integers(len(codes), size=batch_size)
+        target = torch.from_numpy(codes[chosen])
+        known = torch.from_numpy(below[chosen]).float() / scale
+        loss = F.cross_entropy(network(target, known).flatten(0, 1), target.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
