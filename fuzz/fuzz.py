@@ -39,8 +39,8 @@ HOME = Path(__file__).parent
 SECONDS = 10
 """Of processor time, the most that an input may take."""
 ROUND = 300
-"""Seconds after which a process is renewed. Code that atheris has instrumented, and only that, loses
-some hundred bytes with an input that numpy is busy with."""
+"""Seconds after which a process is renewed: code that atheris has instrumented loses some
+hundred bytes with an input that numpy is busy with; other code does not."""
 SMALL = (HOME / "corpus" / "entropy" / "small.safetensors").read_bytes()
 MODEL = EntropyModel(SMALL)
 
