@@ -60,7 +60,7 @@ class LossConfig:
             each.
     """
 
-    mel: Weight = 3.0
+    mel: Weight = 5.0
     complex: Weight = 0.4
     time: Weight = 0.4
     mel_magnitude: Weight = 0.0
