@@ -66,15 +66,16 @@ def main() -> None:
     clips = {f"{p.parent.name}/{p.name}": soundfile.read(p, dtype="int16")[0] for p in paths}
     nearest = dict.fromkeys(clips, (0.0, "nothing"))
     sources = sorted((arguments.data / "train").glob("*.npy"))
-    found = []
+    found, n_samples = [], 0
     for path in sources:
         source = np.load(path, mmap_mode="r")
+        n_samples += len(source)
         contour = levels(source)
         stretch = np.asarray(source[len(source) // 2 :][: 6 * RATE + 111]) // 2
         found.append(likeness(stretch, source, contour))
         for name, clip in clips.items():
             nearest[name] = max(nearest[name], (likeness(clip, source, contour), path.stem))
-    hours = sum(len(np.load(path, mmap_mode="r")) for path in sources) / RATE / 3600
+    hours = n_samples / RATE / 3600
     print(f"{len(clips)} recordings against {hours:.1f} hours of {len(sources)} sources")
     print(f"stretches of the sources themselves: {min(found):.3f} and more")
     for name, (value, source_name) in sorted(nearest.items(), key=lambda item: -item[1][0])[:10]:

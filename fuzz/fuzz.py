@@ -167,11 +167,12 @@ def main() -> None:
     limit = "-max_total_time="
     left = sum(int(option.removeprefix(limit)) for option in options if option.startswith(limit))
     lasting = [min(ROUND, left - start) for start in range(0, left, ROUND)] or [ROUND]
+    failed = []
     for target in TARGETS if name == "all" else [name]:
-        for seconds in lasting:
-            command = [sys.executable, __file__, "round", target, *options, f"{limit}{seconds}"]
-            if subprocess.run(command).returncode:
-                sys.exit(f"found something: {target}")
+        command = [sys.executable, __file__, "round", target, *options]
+        if any(subprocess.run([*command, f"{limit}{n}"]).returncode for n in lasting):
+            failed.append(target)
+    sys.exit(f"found something: {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":

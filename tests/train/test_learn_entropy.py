@@ -18,16 +18,15 @@ def test_rounding_to_integers_keeps_the_frequencies(codec):
     torch.manual_seed(0)
     size, width = 64, 8
     features = torch.randint(-127, 128, (3, size, width)).float()
-    scale = float(features.std())
-    network = LayerNetwork(features[2] / scale, first=False)
+    network = LayerNetwork(features[2].numpy(), float(features.std()), first=False)
     for parameter in network.parameters():
         parameter.data = torch.randn_like(parameter) * 0.15
     codes = torch.randint(0, size, (1, 75, 3))
-    below = (features[0][codes[..., 0]] + features[1][codes[..., 1]]) / scale
+    below = features[0][codes[..., 0]] + features[1][codes[..., 1]]
     logits = network(codes[..., 2], below)[0].double()
     expected = torch.log_softmax(logits, dim=1).exp().detach().numpy()
     assert expected.max() > 0.1
-    layer = network.integers(scale)
+    layer = network.integers()
     arrays = {name: np.stack([array] * 3) for name, array in layer.items()}
     arrays |= {
         "features": features.numpy().astype(np.int8),

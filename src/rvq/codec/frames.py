@@ -20,7 +20,8 @@ from rvq.quantize.search import check_beam_size, decode
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-# Of concealment, by PESQ on speech with 5 to 10% of frames lost, alone and in bursts of up to four.
+# Of concealment, by PESQ on speech with 5 to 10% of frames lost, alone and in bursts of up to four,
+# and by peaks with 30% lost (docs/streaming.md).
 _DECAY = 0.7
 """Of the latents from one lost frame to the next."""
 _HELD, _FADE = 3, 5

@@ -75,9 +75,9 @@ def learn(
     layers = []
     for layer in range(n_layers):
         codes = blocks[..., layer]
-        network = LayerNetwork(torch.from_numpy(features[layer] / scale).float(), first=layer == 0)
-        _fit(network, codes, below, scale, steps=steps, batch_size=batch_size, seed=seed + layer)
-        layers.append(network.integers(scale))
+        network = LayerNetwork(features[layer], scale, first=layer == 0)
+        _fit(network, codes, below, steps=steps, batch_size=batch_size, seed=seed + layer)
+        layers.append(network.integers())
         below += features[layer][codes]
         progress(0.5 + (layer + 1) / n_layers / 2)
     arrays = {name: np.stack([layer[name] for layer in layers]) for name in layers[0]}
@@ -130,13 +130,15 @@ class LayerNetwork(nn.Module):
     """The network of one layer, before rounding.
 
     Args:
-        codewords: features of the layer's codewords, `[codebook_size, width]`.
+        features: of the layer's codewords, `[codebook_size, width]`.
+        scale: that makes features of all layers about 1, the same for all.
         first: whether there are no layers below.
     """
 
-    def __init__(self, codewords: Tensor, *, first: bool) -> None:
+    def __init__(self, features: npt.NDArray[np.int8], scale: float, *, first: bool) -> None:
         super().__init__()
-        self.codewords = codewords
+        self.scale = scale
+        self.codewords = codewords = torch.from_numpy(features / scale).float()
         self.around = () if first else AROUND
         width = codewords.shape[1]
         self.inputs = nn.Linear(width * (len(self.around) + MEMORY), HIDDEN)
@@ -159,23 +161,19 @@ class LayerNetwork(nn.Module):
             codes: of the layer, `[n, BLOCK]`; a frame is given only those before it.
             below: sums of the features of the layers below, `[n, BLOCK, width]`.
         """
-        own = self.codewords[codes]
+        own, below = self.codewords[codes], below.float() / self.scale
         seen = [_shifted(below, offset) for offset in self.around]
         seen += [_shifted(own, -back) for back in range(1, MEMORY + 1)]
         activations = self.inputs(torch.cat(seen, dim=-1)).clamp(0, _CEILING)
         return F.linear(activations, *self.output())
 
     @torch.no_grad()
-    def integers(self, scale: float) -> dict[str, np.ndarray]:
-        """What `rvq.bitstream.entropy.EntropyModel` reads of a layer.
-
-        Args:
-            scale: the features' integers for each 1 of `codewords`.
-        """
+    def integers(self) -> dict[str, np.ndarray]:
+        """What `rvq.bitstream.entropy.EntropyModel` reads of a layer."""
         step = TOP / _CEILING  # activations are counted in 1 / step
         weights, bias = (x.double().numpy() / np.log(2) for x in self.output())
         weights /= step
-        inputs = self.inputs.weight.double().numpy() * step / scale
+        inputs = self.inputs.weight.double().numpy() * step / self.scale
         offset = self.inputs.bias.double().numpy() * step
         precision = int(np.floor(np.log2(127 / np.abs(weights).max())))
         shift = int(np.floor(np.log2(32767 / np.abs(inputs).max())))
@@ -212,7 +210,6 @@ def _fit(
     network: LayerNetwork,
     codes: Integers,
     below: npt.NDArray[np.int16],
-    scale: float,
     *,
     steps: int,
     batch_size: int,
@@ -228,8 +225,8 @@ def _fit(
             group["lr"] = rate * min(1.0, step / 50) * (1 - step / steps)
         chosen = random.integers(len(codes), size=batch_size)
         target = torch.from_numpy(codes[chosen])
-        known = torch.from_numpy(below[chosen]).float() / scale
-        loss = F.cross_entropy(network(target, known).flatten(0, 1), target.flatten())
+        logits = network(target, torch.from_numpy(below[chosen]))
+        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
