@@ -23,6 +23,7 @@ from pathlib import Path
 
 import atheris
 import numpy as np
+from safetensors.numpy import load, save
 
 with atheris.instrument_imports(include=["rvq"]):
     from rvq.bitstream.container import Reader, loads, trim
@@ -30,7 +31,8 @@ with atheris.instrument_imports(include=["rvq"]):
     from rvq.bitstream.header import HEADER_SIZE
     from rvq.bitstream.survey import survey
     from rvq.codec.packets import Packet
-    from rvq.codec.snapshot import load_state
+    from rvq.codec.runtime import Runtime, State
+    from rvq.codec.streaming import StreamDecoder, StreamEncoder
     from rvq.errors import RvqError
     from rvq.interop import ecdc
     from rvq.onnx_weights import read_weights
@@ -113,11 +115,68 @@ def network(data: bytes) -> None:
         read_weights(data)
 
 
+class Tiny(Runtime):
+    """Frames of four samples, which are their own latents."""
+
+    def __init__(self) -> None:
+        self.hash, self.sample_rate, self.hop_length, self.delay = "00" * 32, 1000, 4, 1
+        self.first_frames, self.stretch, self.threads = 1, 5, 1
+        self.codebooks = np.random.default_rng(0).standard_normal((2, 8, 4)).astype(np.float32)
+        self._searches = {}
+
+    def start(self, part: str, channels: int) -> State:
+        """One number is remembered."""
+        return State(np.zeros((channels, 4), np.float32), np.zeros((channels, 1), np.float32))
+
+    def encode(self, audio: np.ndarray, state: State) -> np.ndarray:
+        """Cut into frames."""
+        return audio.reshape(len(audio), -1, 4) + state.network[..., None]
+
+    def decode(self, latents: np.ndarray, state: State) -> np.ndarray:
+        """Join frames."""
+        return latents.reshape(len(latents), -1) + state.network
+
+
+TINY = Tiny()
+
+
 def state(data: bytes) -> None:
-    """What a stream saved; with its checksum made right."""
-    for candidate in (data, data + zlib.crc32(data).to_bytes(4, "big")):
-        with suppress(RvqError):
-            load_state(candidate, "decoder", "00" * 32, {"numbers": (4,), "waiting": (1, None, 8)})
+    """What streams saved: all of it, what it says of its frames, or one array; they must go on."""
+    options = {"channels": 1, "sample_rate": 1000}
+    encoder, decoder = StreamEncoder(TINY, n_codebooks=2, **options), StreamDecoder(TINY, **options)
+    packets = encoder.push(np.zeros((1, 22), np.float32))
+    for sent in packets:
+        decoder.push(sent)
+    saved = encoder.save(), decoder.save()
+    candidates = [data, _checked(data)]
+    for whole in saved:
+        arrays = load(whole[:-4])
+        candidates.append(_checked(save(_overlaid(arrays, data))))
+        inner = save(_overlaid(load(arrays["frames"].tobytes()[:-4]), data))
+        for frames in (data, inner):
+            arrays["frames"] = np.frombuffer(_checked(frames), np.uint8)
+            candidates.append(_checked(save(arrays)))
+    for candidate in candidates:
+        with suppress(RvqError), np.errstate(over="ignore", invalid="ignore"):
+            encoder.restore(candidate)
+            for sent in encoder.push(np.zeros((1, 22), np.float32)):
+                Packet.from_bytes(sent, channels=1, bits=3)
+        with suppress(RvqError), np.errstate(over="ignore", invalid="ignore"):
+            decoder.restore(candidate)
+            for sent in packets:
+                decoder.push(sent)
+
+
+def _overlaid(arrays: dict[str, np.ndarray], data: bytes) -> dict[str, np.ndarray]:
+    """Arrays with the bytes of one of them overwritten; the first byte says of which."""
+    name = sorted(arrays)[sum(data[:1]) % len(arrays)]
+    old = arrays[name].tobytes()
+    new = (data[1:] + old[len(data[1:]) :])[: len(old)]
+    return arrays | {name: np.frombuffer(new, arrays[name].dtype).reshape(arrays[name].shape)}
+
+
+def _checked(data: bytes) -> bytes:
+    return data + zlib.crc32(data).to_bytes(4, "big")
 
 
 def _sealed(data: bytes) -> bytes:

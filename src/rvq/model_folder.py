@@ -6,19 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from rvq.errors import ModelError
 from rvq.replacing import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 FORMAT = 2
 """Raised when an older version could not load what is written."""
 CARD = "model.json"
 ENCODER, DECODER, CODEBOOKS = "encoder.onnx", "decoder.onnx", "codebooks.safetensors"
-_FILES = (ENCODER, DECODER, CODEBOOKS)
+FILES = (ENCODER, DECODER, CODEBOOKS)
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class ModelFolder:
         Raises:
             ModelError: no model there, a damaged one, or one of another version.
         """
-        card = _read_card(folder)
+        card = read_card(folder)
         files = {}
-        for file in _FILES:
+        for file in FILES:
             try:
                 files[file] = (folder / file).read_bytes()
             except OSError as error:
@@ -59,8 +60,9 @@ class ModelFolder:
             raise ModelError(f"the files of model {folder} do not match its card; install it again")
         return cls(card, files)
 
-    def extended(self, codebooks: npt.NDArray[np.float32]) -> "ModelFolder":
+    def extended(self, codebooks: "npt.NDArray[np.float32]") -> "ModelFolder":
         """The same networks with codebooks `[n, codebook_size, dim]` after those there are."""
+        import numpy as np
         from safetensors.numpy import load, save
 
         tensors = load(self.files[CODEBOOKS])
@@ -85,14 +87,12 @@ class ModelFolder:
                 temporary.write_bytes(content)
 
 
-def _hash(files: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for file in _FILES:
-        digest.update(files[file])
-    return digest.hexdigest()
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a model folder, whose files stay unread.
 
-
-def _read_card(folder: Path) -> dict[str, Any]:
+    Raises:
+        ModelError: no model there, a damaged card, or one of another version.
+    """
     try:
         card = json.loads((folder / CARD).read_text())
     except OSError:
@@ -108,3 +108,10 @@ def _read_card(folder: Path) -> dict[str, Any]:
             f"model {folder} is from an older rvq; export it again from its checkpoint"
         )
     return card
+
+
+def _hash(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for file in FILES:
+        digest.update(files[file])
+    return digest.hexdigest()

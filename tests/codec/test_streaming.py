@@ -1,9 +1,11 @@
 import json
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from rvq import Codec
 from rvq.codec.packets import NUMBERS, Packet
@@ -208,6 +210,68 @@ def test_states_that_do_not_fit(codec, decoder):
     encoder._runtime = type("Other", (), {"hash": "00" * 32})()
     with pytest.raises(ModelError):
         encoder.restore(saved)
+
+
+def tampered(saved, name, value):
+    """A saved state with one of its arrays replaced, itself or in the frames' own state."""
+    arrays = dict(load(saved[:-4]))
+    if name in arrays:
+        arrays[name] = np.asarray(value)
+    else:
+        inner = tampered(arrays["frames"].tobytes(), name, value)
+        arrays["frames"] = np.frombuffer(inner, np.uint8)
+    data = save(arrays)
+    return data + zlib.crc32(data).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("number", np.array([NUMBERS])),
+        ("codes", np.full((1, 1, 18), 1024)),
+        ("codes", np.zeros((1, 0, 18), np.int32)),
+        ("numbers", np.array([1, 99])),
+        ("pending", np.zeros((1, 3), np.float64)),
+        ("pending", np.full((1, 3), np.nan, np.float32)),
+        ("network", np.zeros(3, np.float32)),
+    ],
+)
+def test_encoders_refuse_states_that_none_has(codec, clip, name, value):
+    encoder = codec.stream_encoder(channels=1, sample_rate=24_000)
+    encoder.push(clip[:, :700])
+    saved = encoder.save()
+    sent = encoder.push(clip[:, 700:])
+    other = codec.stream_encoder(channels=1, sample_rate=24_000)
+    with pytest.raises(FormatError):
+        other.restore(tampered(saved, name, value))
+    fresh = codec.stream_encoder(channels=1, sample_rate=24_000)
+    assert other.push(clip) == fresh.push(clip)
+    encoder.restore(saved)
+    assert encoder.push(clip[:, 700:]) == sent
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("next", np.array([-2])),
+        ("gains", np.ones(7)),
+        ("numbers", np.array([1e9, 1, 0, 1])),
+        ("numbers", np.array([0, 1, np.nan, 1])),
+        ("numbers", np.array([0, 1, -1.0, 1])),
+        ("waiting", np.zeros((1, 0, 128), np.float16)),
+        ("last", np.full((1, 128), np.inf, np.float32)),
+    ],
+)
+def test_decoders_refuse_states_that_none_has(codec, packets, name, value):
+    decoder = codec.stream_decoder(channels=1, sample_rate=24_000)
+    for packet in packets[:5]:
+        decoder.push(packet)
+    saved = decoder.save()
+    expected = decoder.push(packets[5])
+    with pytest.raises(FormatError):
+        decoder.restore(tampered(saved, name, value))
+    decoder.restore(saved)
+    np.testing.assert_array_equal(decoder.push(packets[5]), expected)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ def extend(
     """Give a trained model more codebooks, for higher bitrates; its networks stay as they are."""
     from rvq.codec.codec import Codec
     from rvq.codec.models import find
-    from rvq.model_folder import ModelFolder
+    from rvq.model_folder import CARD, ModelFolder
     from rvq.train.extend import learn_codebooks
 
-    if (folder / "model.json").exists() and not force:
+    if (folder / CARD).exists() and not force:
         raise InputError(f"{folder} holds a model already; add --force to overwrite it")
     source = ModelFolder.read(find(model))
     codec = Codec.load(model, threads=threads)

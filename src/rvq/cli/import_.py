@@ -8,6 +8,7 @@ import typer
 
 from rvq.cli.arguments import Force
 from rvq.errors import InputError
+from rvq.model_folder import CARD
 
 
 class Kind(StrEnum):
@@ -34,7 +35,7 @@ def import_(
     except ImportError as error:
         raise InputError(f"importing needs `pip install 'rvq[train]'` ({error})") from None
 
-    if (folder / "model.json").exists() and not force:
+    if (folder / CARD).exists() and not force:
         raise InputError(f"{folder} holds a model already; add --force to overwrite it")
     codec = READERS[kind](find(checkpoint))
     codec.write(folder, {"imported": kind.value, "from": Path(checkpoint).name})

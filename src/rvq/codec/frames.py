@@ -13,7 +13,7 @@ import soxr
 
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.runtime import Runtime, State
-from rvq.codec.snapshot import load_state, save_state
+from rvq.codec.snapshot import Layout, check_state, load_state, save_state
 from rvq.errors import InputError
 from rvq.quantize.search import check_beam_size, decode
 
@@ -118,7 +118,7 @@ class FrameEncoder:
             InputError: the encoder resamples.
         """
         self._resampler.check_saved()
-        numbers = np.array([self._started, self.n_codebooks])
+        numbers = np.array([self._started, self.n_codebooks], np.int64)
         arrays = {"numbers": numbers, "pending": self._pending, **vars(self._state)}
         return save_state("encoder", self._runtime.hash, arrays)
 
@@ -130,11 +130,15 @@ class FrameEncoder:
             ModelError: of another model.
         """
         state = vars(self._state)
-        shapes = {"numbers": (2,), "pending": (len(self._pending), None)}
-        shapes |= {name: value.shape for name, value in state.items()}
-        arrays = load_state(data, "encoder", self._runtime.hash, shapes)
-        started, self.n_codebooks = (int(n) for n in arrays["numbers"])
-        self._started = bool(started)
+        layout: Layout = {
+            "numbers": (np.int64, (2,)),
+            "pending": (np.float32, (len(self._pending), None)),
+            **{name: (np.float32, value.shape) for name, value in state.items()},
+        }
+        arrays = load_state(data, "encoder", self._runtime.hash, layout)
+        started, n_codebooks = arrays["numbers"].tolist()
+        check_state("number of codebooks", 1 <= n_codebooks <= len(self._runtime.codebooks))
+        self._started, self.n_codebooks = bool(started), n_codebooks
         self._pending = arrays["pending"]
         self._state = State(**{name: arrays[name].copy() for name in state})
 
@@ -242,12 +246,21 @@ class FrameDecoder:
         """
         state = vars(self._state)
         channels, dim = self._last.shape
-        shapes = {"numbers": (4,), "gains": (None,), "waiting": (channels, None, dim)}
-        shapes |= {"last": self._last.shape}
-        shapes |= {name: value.shape for name, value in state.items()}
-        arrays = load_state(data, "decoder", self._runtime.hash, shapes)
-        late, started, n_lost, self._gain = arrays["numbers"].tolist()
+        layout: Layout = {
+            "numbers": (np.float64, (4,)),
+            "gains": (np.float64, (None,)),
+            "waiting": (np.float32, (channels, None, dim)),
+            "last": (np.float32, self._last.shape),
+            **{name: (np.float32, value.shape) for name, value in state.items()},
+        }
+        arrays = load_state(data, "decoder", self._runtime.hash, layout)
+        late, started, n_lost, gain = arrays["numbers"].tolist()
+        delay, hop = self._runtime.delay, self._runtime.hop_length
+        check_state("delay", 0 <= late <= delay * hop)
+        check_state("gains", len(arrays["gains"]) == delay + arrays["waiting"].shape[1])
+        check_state("loss", n_lost >= 0)
         self._late, self._started, self._n_lost = int(late), bool(started), int(n_lost)
+        self._gain = gain
         self._gains = deque(arrays["gains"].tolist())
         self._waiting, self._last = arrays["waiting"], arrays["last"]
         self._state = State(**{name: arrays[name].copy() for name in state})

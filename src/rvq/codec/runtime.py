@@ -160,7 +160,7 @@ def load_runtime(folder: Path, *, threads: int = 1) -> Runtime:
     try:
         return families[family](model, threads=threads)
     except KeyError as missing:
-        raise ModelError(f"the card of model {folder} lacks {missing}; install it again") from None
+        raise ModelError(f"model {folder} lacks {missing}; install it again") from None
 
 
 def session(network: bytes, threads: int) -> Any:

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from rvq.errors import FormatError, ModelError
 
+Layout = Mapping[str, tuple[type[np.generic], tuple[int | None, ...]]]
+"""Type and shape of arrays by name; None for any length."""
+
 VERSION = 1
 """Raised when an older reader could not go on from what is saved."""
 
@@ -26,7 +29,7 @@ def save_state(kind: str, model_hash: str, arrays: Mapping[str, npt.NDArray[Any]
 
 
 def load_state(
-    data: bytes, kind: str, model_hash: str, shapes: Mapping[str, tuple[int | None, ...]]
+    data: bytes, kind: str, model_hash: str, layout: Layout
 ) -> dict[str, npt.NDArray[Any]]:
     """Undo `save_state`.
 
@@ -34,10 +37,10 @@ def load_state(
         data: the bytes.
         kind: of stream.
         model_hash: of the model that shall go on.
-        shapes: of the arrays by name; None for any length.
+        layout: of the arrays.
 
     Raises:
-        FormatError: damaged, of another kind, shape or version.
+        FormatError: damaged, not finite, of another kind, layout or version.
         ModelError: of another model.
     """
     from safetensors import SafetensorError
@@ -56,14 +59,28 @@ def load_state(
         raise FormatError("the saved state is of another version of rvq; start the stream anew")
     if arrays.pop("model", np.empty(0)).tobytes() != bytes.fromhex(model_hash):
         raise ModelError("the saved state is of another model; start the stream anew")
-    for name, shape in shapes.items():
-        found = arrays[name].shape if name in arrays else None
+    for name, (dtype, shape) in layout.items():
+        array = arrays.get(name)
         if (
-            found is None
-            or len(found) != len(shape)
-            or any(want not in (None, n) for n, want in zip(found, shape, strict=True))
+            array is None
+            or array.dtype != dtype
+            or array.ndim != len(shape)
+            or any(want not in (None, n) for n, want in zip(array.shape, shape, strict=True))
         ):
+            found = "missing" if array is None else f"{array.dtype} {array.shape}"
             raise FormatError(
-                f"the saved state does not fit this stream: {name} should be {shape}, not {found}"
+                f"the saved state does not fit this stream: {name} should be "
+                f"{np.dtype(dtype)} {shape}, is {found}"
             )
+        check_state(name, bool(np.isfinite(array).all()))
     return arrays
+
+
+def check_state(name: str, valid: bool) -> None:
+    """Refuse a value that no stream has.
+
+    Raises:
+        FormatError: it is not valid.
+    """
+    if not valid:
+        raise FormatError(f"the saved state is damaged: no stream has such {name}")

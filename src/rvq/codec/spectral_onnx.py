@@ -4,7 +4,7 @@ import numpy as np
 
 from rvq.codec.runtime import Floats, Runtime, State, session
 from rvq.lapped import lapped_basis
-from rvq.model_folder import ModelFolder
+from rvq.model_folder import DECODER, ENCODER, ModelFolder
 
 
 class SpectralOnnxRuntime(Runtime):
@@ -13,8 +13,8 @@ class SpectralOnnxRuntime(Runtime):
     def __init__(self, folder: ModelFolder, *, threads: int = 1) -> None:
         super().__init__(folder, threads=threads)
         self._basis = lapped_basis(self.hop_length)
-        self._encoder = session(folder.files["encoder.onnx"], self.threads)
-        self._decoder = session(folder.files["decoder.onnx"], self.threads)
+        self._encoder = session(folder.files[ENCODER], self.threads)
+        self._decoder = session(folder.files[DECODER], self.threads)
 
     def start(self, part: str, channels: int) -> State:
         """See `Runtime`."""

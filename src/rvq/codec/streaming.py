@@ -1,5 +1,7 @@
 """Samples in, packets out, and back, as they come: for calls, pipes and anything live."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -7,7 +9,7 @@ from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.packets import MAX_CODEBOOKS, NUMBERS, Packet
 from rvq.codec.runtime import Runtime
-from rvq.codec.snapshot import load_state, save_state
+from rvq.codec.snapshot import Layout, check_state, load_state, save_state
 from rvq.errors import FormatError, InputError
 
 Floats = npt.NDArray[np.float32]
@@ -99,8 +101,8 @@ class StreamEncoder:
         Raises:
             InputError: the encoder resamples.
         """
-        arrays = {
-            "number": np.array([self._number]),
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "number": np.array([self._number], np.int64),
             "codes": self._codes,
             "frames": np.frombuffer(self._frames.save(), np.uint8),
         }
@@ -113,10 +115,19 @@ class StreamEncoder:
             FormatError: damaged, or not the state of an encoder with as many channels.
             ModelError: of another model.
         """
-        shapes = {"number": (1,), "codes": (self._channels, None, None), "frames": (None,)}
-        arrays = load_state(data, "stream encoder", self._runtime.hash, shapes)
+        layout: Layout = {
+            "number": (np.int64, (1,)),
+            "codes": (np.int64, (self._channels, None, None)),
+            "frames": (np.uint8, (None,)),
+        }
+        arrays = load_state(data, "stream encoder", self._runtime.hash, layout)
+        number, codes = int(arrays["number"][0]), arrays["codes"]
+        n_codebooks, size, _ = self._runtime.codebooks.shape
+        check_state("number", 0 <= number < NUMBERS)
+        check_state("codes", 1 <= codes.shape[2] <= n_codebooks)
+        check_state("codes", not codes.size or 0 <= codes.min() <= codes.max() < size)
         self._frames.restore(arrays["frames"].tobytes())
-        self._number, self._codes = int(arrays["number"][0]), arrays["codes"]
+        self._number, self._codes = number, codes
 
     def _pack(self, codes: npt.NDArray[np.int64], last: bool) -> list[bytes]:
         packets = []
@@ -196,8 +207,8 @@ class StreamDecoder:
         Raises:
             InputError: the decoder resamples.
         """
-        arrays = {
-            "next": np.array([-1 if self._next is None else self._next]),
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "next": np.array([-1 if self._next is None else self._next], np.int64),
             "frames": np.frombuffer(self._frames.save(), np.uint8),
         }
         return save_state("stream decoder", self._runtime.hash, arrays)
@@ -209,10 +220,12 @@ class StreamDecoder:
             FormatError: damaged, or not the state of a decoder with as many channels.
             ModelError: of another model.
         """
-        shapes = {"next": (1,), "frames": (None,)}
-        arrays = load_state(data, "stream decoder", self._runtime.hash, shapes)
+        layout: Layout = {"next": (np.int64, (1,)), "frames": (np.uint8, (None,))}
+        arrays = load_state(data, "stream decoder", self._runtime.hash, layout)
+        following = int(arrays["next"][0])
+        check_state("number", -1 <= following < NUMBERS)
         self._frames.restore(arrays["frames"].tobytes())
-        self._next = None if arrays["next"][0] < 0 else int(arrays["next"][0])
+        self._next = None if following < 0 else following
 
 
 def _check_causal(runtime: Runtime) -> None:

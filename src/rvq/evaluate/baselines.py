@@ -6,7 +6,6 @@ need there.
 """
 
 import hashlib
-import json
 import shlex
 import tempfile
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from rvq.evaluate.programs import (
     run_program,
     write_wav,
 )
+from rvq.model_folder import read_card
 
 if TYPE_CHECKING:
     from rvq.codec.codec import Codec
@@ -114,7 +114,7 @@ class RvqCodec:
     def version(self) -> str:
         """What results depend on: the model, its entropy model and how codes are searched."""
         folder = find(self.model)
-        model = f"{json.loads((folder / 'model.json').read_text())['hash']} beam {BEAM_SIZE}"
+        model = f"{read_card(folder)['hash']} beam {BEAM_SIZE}"
         entropy = folder / ENTROPY_FILE
         if not entropy.is_file():
             return model

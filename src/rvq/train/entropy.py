@@ -34,7 +34,7 @@ _CEILING = 8.0
 """Greatest activation while learning; `TOP` once rounded."""
 
 
-def learn(
+def learn_for(
     codec: Codec,
     data: list[Path],
     *,
@@ -43,8 +43,8 @@ def learn(
     batch_size: int = 32,
     seed: int = 0,
     progress: Progress = lambda share: None,
-) -> bytes:
-    """Learn the probabilities of a codec's codes.
+) -> Path:
+    """Learn the probabilities of a codec's codes, for the folder that it was loaded from.
 
     Args:
         codec: whose codes.
@@ -57,11 +57,13 @@ def learn(
         progress: called as work is done.
 
     Returns:
-        The bytes of an `entropy.safetensors` for the model's folder.
+        The file written there.
 
     Raises:
-        InputError: nothing packed there, or less than a block.
+        InputError: nothing packed there, or less than a block; or the codec is of no folder.
     """
+    if codec.folder is None:
+        raise InputError("this codec was not loaded from a folder: use Codec.load")
     blocks = gather(
         codec, data, minutes, n_frames=BLOCK, progress=lambda share: progress(share / 2)
     )
@@ -87,28 +89,7 @@ def learn(
         "model": np.frombuffer(bytes.fromhex(codec.model_hash), np.uint8),
     }
     # safetensors writes memory as it lies, whatever the strides.
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-
-
-def learn_for(
-    codec: Codec,
-    data: list[Path],
-    *,
-    minutes: float = 300.0,
-    steps: int = 1500,
-    batch_size: int = 32,
-    progress: Progress = lambda share: None,
-) -> Path:
-    """Learn, and put the entropy model into the folder of the model; arguments as for `learn`.
-
-    Raises:
-        InputError: as for `learn`, or the codec was not loaded from a folder.
-    """
-    if codec.folder is None:
-        raise InputError("this codec was not loaded from a folder: use Codec.load")
-    learned = learn(
-        codec, data, minutes=minutes, steps=steps, batch_size=batch_size, progress=progress
-    )
+    learned = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     with replacing(codec.folder / FILE) as temporary:
         temporary.write_bytes(learned)
     return codec.folder / FILE

@@ -21,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 from rvq.codec.codec import Codec
 from rvq.codec.models import find
 from rvq.errors import InputError, RvqError
+from rvq.model_folder import CODEBOOKS
 from rvq.web import listening
 from rvq.web.tensors import pack, unpack
 
@@ -48,9 +49,7 @@ def create_app(model: str | Path, *, hosts: tuple[str, ...] = _LOCAL) -> Starlet
         return JSONResponse(facts)
 
     async def codebooks(request: Request) -> Response:
-        return FileResponse(
-            find(model) / "codebooks.safetensors", media_type="application/octet-stream"
-        )
+        return FileResponse(find(model) / CODEBOOKS, media_type="application/octet-stream")
 
     async def sample(request: Request) -> Response:
         name = request.path_params["name"]
@@ -89,7 +88,7 @@ def create_app(model: str | Path, *, hosts: tuple[str, ...] = _LOCAL) -> Starlet
     return Starlette(
         routes=[
             Route("/about.json", about),
-            Route("/model/codebooks.safetensors", codebooks),
+            Route(f"/model/{CODEBOOKS}", codebooks),
             Route("/api/encode", encode, methods=["POST"]),
             Route("/api/decode", decode, methods=["POST"]),
             Route("/api/peer/{name}", peer, methods=["POST"]),

@@ -16,6 +16,7 @@ import soundfile
 from rvq.codec.codec import Codec
 from rvq.codec.models import find
 from rvq.errors import InputError
+from rvq.model_folder import CARD, FILES, read_card
 from rvq.web import listening
 from rvq.web.server import PAGE
 
@@ -28,7 +29,6 @@ _RUNTIME_FILES = {
     ),
 }
 """The two files needed of it, 14 MB, with their SHA-256: they do not come with this package."""
-_MODEL_FILES = ("encoder.onnx", "decoder.onnx", "codebooks.safetensors", "model.json")
 
 
 def write_static_copy(
@@ -54,7 +54,7 @@ def write_static_copy(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder; give a new one")
-    card = json.loads((find(model) / "model.json").read_text())
+    card = read_card(find(model))
     if card.get("family", "spectral") != "spectral":
         raise InputError(
             f"the browser runs models of the spectral family, {model} is of another; "
@@ -71,7 +71,7 @@ def write_static_copy(
             for path in runtime_files(runtime):
                 shutil.copy(path, copy / "ort")
             (copy / "model").mkdir()
-            for name in _MODEL_FILES:
+            for name in (*FILES, CARD):
                 shutil.copy(find(model) / name, copy / "model")
             facts = listening.about(codec, "browser")
             for sample in facts["samples"]:

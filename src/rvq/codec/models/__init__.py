@@ -1,9 +1,9 @@
 """The models of the package: a folder each, with a card that says what it learned from."""
 
-import json
 from pathlib import Path
 
 from rvq.errors import ModelError
+from rvq.model_folder import CARD, read_card
 
 DEFAULT_MODEL = "speech_24khz"
 _HOME = Path(__file__).parent
@@ -16,7 +16,7 @@ def find(name_or_path: str | Path) -> Path:
         ModelError: there is no such model.
     """
     for folder in (Path(name_or_path), _HOME / str(name_or_path)):
-        if (folder / "model.json").is_file():
+        if (folder / CARD).is_file():
             return folder
     raise ModelError(
         f"no model {str(name_or_path)!r}: give the folder of an exported model or one of the "
@@ -34,7 +34,7 @@ def find_by_hash(model_hash: str) -> Path:
         ModelError: the package has no such model.
     """
     for folder in shipped():
-        if json.loads((folder / "model.json").read_text())["hash"][:16] == model_hash[:16]:
+        if read_card(folder)["hash"][:16] == model_hash[:16]:
             return folder
     raise ModelError(
         f"the codes were made with model {model_hash[:16]}, which is none of the package's "
@@ -44,7 +44,7 @@ def find_by_hash(model_hash: str) -> Path:
 
 def shipped() -> list[Path]:
     """Folders of the package's models, by name."""
-    return sorted(path.parent for path in _HOME.glob("*/model.json"))
+    return sorted(path.parent for path in _HOME.glob(f"*/{CARD}"))
 
 
 def _names() -> str:
