@@ -6,16 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rvq.bitstream import coder, reference
-from rvq.bitstream.tables import ABSENT, Tables
+from rvq.bitstream.tables import ABSENT, Linear, Tables
 
 needs_c = pytest.mark.skipif(coder._native is None, reason="installed without a compiler")
+
+
+def linear(n_inputs, n_outputs, random):
+    return Linear(
+        weights=random.integers(-3000, 3000, (n_outputs, n_inputs)).astype(np.int16),
+        bias=random.integers(-100_000, 100_000, n_outputs).astype(np.int32),
+    )
 
 
 def case(size, hidden, memory, channels, n_frames, optional, seed):
     random = np.random.default_rng(seed)
     tables = Tables(
-        weights=random.integers(-3000, 3000, (size, hidden)).astype(np.int16),
-        bias=random.integers(-100_000, 100_000, size).astype(np.int32),
+        below=linear(8, hidden, random),
+        here=linear(4, hidden, random),
+        logits=linear(hidden, size, random),
         past=random.integers(-4000, 4000, (memory, size, hidden)).astype(np.int32),
         precision=int(random.integers(8, 20)),
         shift=int(random.integers(0, 6)),
@@ -70,14 +78,31 @@ def test_any_bytes_decode_alike(data, size, hidden, memory, channels, n_frames, 
 
 
 @needs_c
-def test_frequencies_are_those_of_the_definition():
-    tables, base, _, codes = case(100, 16, 3, 1, 9, False, 4)
+@pytest.mark.parametrize("kernel", range(len(coder.KERNELS)), ids=coder.KERNELS)
+@pytest.mark.parametrize(("size", "hidden"), [(100, 6), (1024, 64), (2, 2)])
+def test_frequencies_are_those_of_the_definition(kernel, size, hidden):
+    tables, base, _, codes = case(size, hidden, 3, 1, 9, False, 4)
     for before in range(9):
         active = reference.activations(tables, base[before], codes[:before], before)
         np.testing.assert_array_equal(
-            coder.frequencies(tables, base[before], codes[:before]),
+            coder.frequencies(tables, base[before], codes[:before], kernel=kernel),
             reference.frequencies(tables, active),
         )
+
+
+@needs_c
+@pytest.mark.parametrize("kernel", range(len(coder.KERNELS)), ids=coder.KERNELS)
+@pytest.mark.parametrize(("n_inputs", "n_outputs"), [(1, 1), (6, 100), (7, 64), (320, 64)])
+def test_products_are_those_of_the_definition(kernel, n_inputs, n_outputs):
+    random = np.random.default_rng(n_inputs)
+    matrix = linear(n_inputs, n_outputs, random)
+    inputs = random.integers(-2000, 2000, (5, n_inputs)).astype(np.int16)
+    found = coder.apply(matrix, inputs, kernel=kernel)
+    np.testing.assert_array_equal(found, reference.apply(matrix, inputs))
+    # By hand, in Python's own integers.
+    row = [int(x) for x in inputs[3]]
+    sums = sum(w * x for w, x in zip(matrix.weights[-1].tolist(), row, strict=True))
+    assert found[3, -1] == sums + int(matrix.bias[-1])
 
 
 def test_size_is_the_ideal_code_length():

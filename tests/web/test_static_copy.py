@@ -41,7 +41,7 @@ def test_nothing_is_overwritten(tmp_path):
 def test_models_of_another_family_are_refused(tmp_path):
     model = tmp_path / "model"
     model.mkdir()
-    (model / "model.json").write_text('{"family": "waveform"}')
+    (model / "model.json").write_text('{"format": 2, "hash": "00", "family": "waveform"}')
     with pytest.raises(InputError, match="spectral family"):
         write_static_copy(model, tmp_path / "new")
 

@@ -7,12 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.bitstream import reference
-from rvq.bitstream.tables import ABSENT, Tables
+from rvq.bitstream.tables import ABSENT, Linear, Tables
 
 try:
     _native: Any = import_module("rvq.bitstream._native")
 except ImportError:  # installed without a compiler
     _native = None
+
+KERNELS: tuple[str, ...] = _native.kernels() if _native is not None else ()
+"""Of the C coder, those that run on this processor, fastest first; all give the same."""
 
 Codes = npt.NDArray[np.uint16]
 
@@ -65,7 +68,7 @@ def decode(
 
 
 def frequencies(
-    tables: Tables, base: npt.NDArray[np.int32], codes: Codes
+    tables: Tables, base: npt.NDArray[np.int32], codes: Codes, *, kernel: int = 0
 ) -> npt.NDArray[np.uint32]:
     """Frequencies of all codewords in the frame after `codes`, `[codebook_size]`.
 
@@ -73,6 +76,7 @@ def frequencies(
         tables: of the layer.
         base: what other layers add to the hidden units of that frame, `[hidden]`.
         codes: of this layer in the frames before, oldest first; the newest are looked at.
+        kernel: index of one of `KERNELS`.
     """
     codes = codes[max(0, len(codes) - len(tables.past)) :]
     if _native is None:
@@ -82,9 +86,26 @@ def frequencies(
     bases = np.zeros((n, len(base)), np.int32)
     bases[-1] = base
     padded = np.append(codes, np.uint16(ABSENT))
-    found = np.empty(len(tables.bias), np.uint32)
-    _native.frequencies(*_arguments(tables, bases, np.ones(n, bool), n, False), padded, found)
+    found = np.empty(len(tables.logits.bias), np.uint32)
+    arguments = _arguments(tables, bases, np.ones(n, bool), n, False)
+    _native.frequencies(*arguments, padded, found, kernel)
     return found
+
+
+def apply(
+    linear: Linear, inputs: npt.NDArray[np.int16], *, kernel: int = 0
+) -> npt.NDArray[np.int32]:
+    """Products of rows `[n, n_inputs]` with the weights, and the bias: `[n, n_outputs]`."""
+    if _native is None:
+        return reference.apply(linear, inputs)
+    weights, bias = linear.packed
+    n, pairs = len(inputs), weights.shape[1]
+    if inputs.shape[1] % 2:
+        inputs = np.pad(inputs, ((0, 0), (0, 1)))
+    sums = np.empty((n, len(linear.bias)), np.int32)
+    shape = (kernel, n, pairs, len(linear.bias))
+    _native.apply(shape, weights, bias, np.ascontiguousarray(inputs), sums)
+    return sums
 
 
 def crc8(data: bytes) -> int:
@@ -106,4 +127,4 @@ def _arguments(
 ) -> tuple:
     memory, size, hidden = tables.past.shape
     shape = (len(base), n_frames, size, hidden, tables.shift, memory, tables.precision, optional)
-    return shape, *tables.packed, tables.past, base, below
+    return shape, *tables.logits.packed, tables.past, base, below

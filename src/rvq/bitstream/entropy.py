@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.bitstream import coder
-from rvq.bitstream.tables import ABSENT, Tables
+from rvq.bitstream.tables import ABSENT, Linear, Tables
 from rvq.errors import InputError, ModelError
 
 FORMAT = 1
@@ -71,9 +71,8 @@ class EntropyModel:
             raise ModelError(f"the entropy model is damaged ({error}): install it again") from None
         self._features = arrays["features"]
         self._around = [int(offset) for offset in arrays["around"]]
-        # Products of float64 that hold integers below 2**53 are exact, and quick.
-        self._lower = arrays["lower"].astype(np.float64)
-        self._own = arrays["own"].astype(np.float64)
+        self._lower = arrays["lower"]
+        self._own = arrays["own"]
         self._offset = arrays["offset"]
         self._weights = arrays["weights"]
         self._bias = arrays["bias"]
@@ -153,10 +152,17 @@ class EntropyModel:
     def tables(self, layer: int) -> Tables:
         """What the range coder needs of a layer."""
         if layer not in self._tables:
-            past = self._features[layer].astype(np.float64) @ self._own[layer]
+            lower, offset = self._lower[layer], self._offset[layer]
+            n_hidden = len(offset)
+            here = np.zeros(lower.shape[1:], np.int16)
+            if layer and 0 in self._around:
+                here = lower[self._around.index(0)]
+            # float64 holds integers below 2**53 exactly, and is quick.
+            past = self._features[layer].astype(np.float64) @ self._own[layer].astype(np.float64)
             self._tables[layer] = Tables(
-                weights=self._weights[layer].astype(np.int16),
-                bias=self._bias[layer],
+                below=Linear(lower.reshape(-1, n_hidden).T, offset),
+                here=Linear(here.T, np.zeros_like(offset)),
+                logits=Linear(self._weights[layer].astype(np.int16), self._bias[layer]),
                 past=np.ascontiguousarray(past.astype(np.int32)),
                 precision=int(self._precision[layer]),
                 shift=int(self._shift[layer]),
@@ -174,27 +180,24 @@ class EntropyModel:
             `[channels * n_frames, hidden]`.
         """
         channels, n_frames, _ = known.shape
-        hidden = self._offset.shape[1]
-        if not layer:
-            return np.tile(self._offset[0], (channels * n_frames, 1))
-        reach = max((abs(offset) for offset in self._around), default=0)
-        padded = np.pad(known, ((0, 0), (reach, reach), (0, 0))).astype(np.float64)
-        sums = np.zeros((channels, n_frames, hidden))
-        for offset, weights in zip(self._around, self._lower[layer], strict=True):
-            sums += padded[:, reach + offset : reach + offset + n_frames] @ weights
-        return sums.reshape(-1, hidden).astype(np.int32) + self._offset[layer]
+        if not layer or not self._around:
+            return np.tile(self._offset[layer], (channels * n_frames, 1))
+        reach = max(map(abs, self._around))
+        padded = np.pad(known.astype(np.int16), ((0, 0), (reach, reach), (0, 0)))
+        seen = [padded[:, reach + offset :][:, :n_frames] for offset in self._around]
+        inputs = np.concatenate(seen, axis=2).reshape(channels * n_frames, -1)
+        return coder.apply(self.tables(layer).below, inputs)
 
     def base_here(self, layer: int, known: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """What the layers below add in the frame itself, part of `base`: `[..., hidden]`.
 
         Args:
             layer: from 0.
-            known: sums of the features of the codewords below, `[..., F]`.
+            known: sums of the features of the codewords below, or differences of such sums,
+                `[..., F]`.
         """
-        weights = np.zeros(self._lower.shape[2:])
-        if layer and 0 in self._around:
-            weights = self._lower[layer, self._around.index(0)]
-        return (known.astype(np.float64) @ weights).astype(np.int32)
+        inputs = known.astype(np.int16).reshape(-1, self.width)
+        return coder.apply(self.tables(layer).here, inputs).reshape(*known.shape[:-1], -1)
 
     def features(self, layer: int, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
         """Features of codewords `[...]` -> `[..., F]`; zeros for -1."""
@@ -206,9 +209,11 @@ class EntropyModel:
         largest = np.abs(self._features.astype(np.int64)).max(axis=1)  # [L, F]
         below = np.cumsum(largest, axis=0) - largest
         hidden = np.abs(self._offset.astype(np.float64)) + np.einsum(
-            "lf,lofh->lh", below.astype(np.float64), np.abs(self._lower)
+            "lf,lofh->lh", below.astype(np.float64), np.abs(self._lower.astype(np.float64))
         )
-        hidden += np.einsum("lf,lmfh->lh", largest.astype(np.float64), np.abs(self._own))
+        hidden += np.einsum(
+            "lf,lmfh->lh", largest.astype(np.float64), np.abs(self._own.astype(np.float64))
+        )
         logits = np.abs(self._bias.astype(np.float64)) + 1023.0 * np.abs(
             self._weights.astype(np.float64)
         ).sum(axis=2)
@@ -218,7 +223,14 @@ class EntropyModel:
         in_range &= max(map(abs, self._around), default=0) <= MAX_REACH
         in_range &= self._own.shape[1] <= MAX_REACH
         fits = 2 <= size <= 2**15 and 2 <= width <= 128 and width % 2 == 0
-        if hidden.max() >= 2**31 or logits.max() >= 2**30 or not in_range or not fits:
+        sums = below.max(initial=0)
+        if (
+            sums >= 2**14
+            or hidden.max() >= 2**31
+            or logits.max() >= 2**30
+            or not in_range
+            or not fits
+        ):
             raise ModelError("the entropy model is damaged (its sums could overflow)")
 
 

@@ -10,7 +10,7 @@ written as soon as the interval is shorter than 2**40.
 import numpy as np
 import numpy.typing as npt
 
-from rvq.bitstream.tables import ABSENT, TOP, Tables
+from rvq.bitstream.tables import ABSENT, TOP, Linear, Tables
 
 Codes = npt.NDArray[np.uint16]
 Counts = npt.NDArray[np.int64]
@@ -23,9 +23,16 @@ _HALVING = 65536 - (_PART * (44012 - 44 * _PART) >> 8)
 """65536 * 2**(-i / 256), by a parabola."""
 
 
+def apply(linear: Linear, inputs: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+    """See `coder.apply`."""
+    # Products of float64 that hold integers below 2**53 are exact, and quick.
+    products = inputs.astype(np.float64) @ linear.weights.T.astype(np.float64)
+    return products.astype(np.int32) + linear.bias
+
+
 def frequencies(tables: Tables, activations: npt.NDArray[np.int64]) -> Counts:
     """Frequencies of all codewords for activations `[..., hidden]`: `[..., codebook_size]`."""
-    logits = activations @ tables.weights.T.astype(np.int64) + tables.bias
+    logits = apply(tables.logits, activations).astype(np.int64)
     below = np.minimum((logits.max(axis=-1, keepdims=True) - logits) >> tables.precision - 8, 8191)
     return (_HALVING[below & 255] >> (below >> 8)) + 1
 

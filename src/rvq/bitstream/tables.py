@@ -1,4 +1,4 @@
-"""What the range coder needs to know of one layer: integers, ready for it."""
+"""The integers that the range coder computes with, ready for it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,37 +10,53 @@ ABSENT = 65535
 """In place of a code where a frame does not have the layer."""
 TOP = 1023
 """Greatest activation of a hidden unit."""
-PANEL, GROUP = 16, 64
-"""How the C coder lays out weights: codewords side by side, and padding of their number."""
+GROUP = 64
+"""Outputs that the C coder has side by side, and pads their number to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """Products and sums of integers, below 2**31 for all inputs that occur.
+
+    Attributes:
+        weights: int16 `[n_outputs, n_inputs]`.
+        bias: int32 `[n_outputs]`.
+    """
+
+    weights: npt.NDArray[np.int16]
+    bias: npt.NDArray[np.int32]
+
+    @cached_property
+    def packed(self) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int32]]:
+        """Weights and bias as `native/network.h` reads them, for an even number of inputs."""
+        size, inputs = self.weights.shape
+        padded, pairs = -(-size // GROUP) * GROUP, -(-inputs // 2)
+        weights = np.zeros((padded, 2 * pairs), np.int16)
+        weights[:size, :inputs] = self.weights
+        panels = weights.reshape(padded // GROUP, GROUP, pairs, 2).transpose(0, 2, 1, 3)
+        bias = np.zeros(padded, np.int32)
+        bias[:size] = self.bias
+        return np.ascontiguousarray(panels), bias
 
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """The last steps of a layer's network, from what is known of a frame to frequencies.
+    """A layer's network, from what is known of a frame to frequencies.
 
     Attributes:
-        weights: int16 `[codebook_size, hidden]`.
-        bias: int32 `[codebook_size]`.
+        below: to hidden units from the features of the layers below, frame by frame of those that
+            are looked at.
+        here: the same from those of the frame itself alone, without the bias.
+        logits: from activations of hidden units.
         past: int32 `[memory, codebook_size, hidden]`: what the layer's own codes 1, 2, ... frames
             before add to the hidden units.
         precision: logits are in 2**-precision bit.
         shift: bits by which sums are shifted down to activations of 0 to `TOP`.
     """
 
-    weights: npt.NDArray[np.int16]
-    bias: npt.NDArray[np.int32]
+    below: Linear
+    here: Linear
+    logits: Linear
     past: npt.NDArray[np.int32]
     precision: int
     shift: int
-
-    @cached_property
-    def packed(self) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int32]]:
-        """Weights and bias as `native/coder.c` reads them."""
-        size, hidden = self.weights.shape
-        padded = -(-size // GROUP) * GROUP
-        weights = np.zeros((padded, hidden), np.int16)
-        weights[:size] = self.weights
-        panels = weights.reshape(padded // PANEL, PANEL, hidden // 2, 2).transpose(0, 2, 1, 3)
-        bias = np.zeros(padded, np.int32)
-        bias[:size] = self.bias
-        return np.ascontiguousarray(panels), bias

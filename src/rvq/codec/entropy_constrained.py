@@ -181,7 +181,7 @@ def _extend(layer: _Layer, found: _Hypotheses) -> None:
     shape = (n, dim, beam, size, hidden, tables.shift, memory, tables.precision, layer.optional)
     _native.extend(
         shape,
-        *tables.packed,
+        *tables.logits.packed,
         tables.past,
         *(book.panels, book.codewords, book.norms),
         *(layer.prices, layer.ends, np.ascontiguousarray(layer.base, np.int32)),
@@ -242,7 +242,7 @@ def _extend_in_numpy(layer: _Layer, found: _Hypotheses) -> None:
 
 def _prices(tables: Tables, activations: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     """Bits of all codewords in 1/256, `[codebook_size]`."""
-    logits = tables.weights.astype(np.int64) @ activations + tables.bias
+    logits = reference.apply(tables.logits, activations).astype(np.int64)
     below = np.minimum(logits.max() - logits >> tables.precision - 8, _LIKELIEST)
     total = int(reference.frequencies(tables, activations).sum())
     return (below + (_log2(total) - _LIKELIEST)).astype(np.int32)

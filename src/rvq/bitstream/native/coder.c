@@ -107,7 +107,7 @@ typedef struct {
     int optional;
     Py_buffer weights, bias, past, base, below, codes;
     Table table;
-    Fill fill;
+    Kernel kernel;
 } Job;
 
 static void job_clear(Job *job)
@@ -147,7 +147,7 @@ static int job_check(Job *job)
         PyErr_NoMemory();
         return 0;
     }
-    job->fill = best_fill();
+    job->kernel = best_kernel();
     return 1;
 }
 
@@ -205,7 +205,7 @@ static PyObject *encode(PyObject *self, PyObject *args)
             int16_t active[MAX_HIDDEN];
             activate(layer, (const int32_t *)job.base.buf + t * layer->hidden, codes + t, before,
                      active);
-            job.fill(layer, active, &job.table);
+            fill(&job.kernel, layer, active, &job.table);
             uint64_t from = 0;
             const long code = codes[t];
             for (long g = 0; g < code / GROUP; g++)
@@ -263,7 +263,7 @@ static PyObject *decode(PyObject *self, PyObject *args)
         int16_t active[MAX_HIDDEN];
         activate(layer, (const int32_t *)job.base.buf + t * layer->hidden, codes + t, before,
                      active);
-        job.fill(layer, active, &job.table);
+        fill(&job.kernel, layer, active, &job.table);
         const uint64_t at = target(&coder, job.table.total);
         uint64_t from = 0;
         long k = 0;
@@ -290,18 +290,47 @@ static PyObject *decode(PyObject *self, PyObject *args)
     return PyBool_FromLong(exact);
 }
 
+static PyObject *kernels(PyObject *self, PyObject *args)
+{
+    (void)self, (void)args;
+    Kernel all[MAX_KERNELS];
+    const int n = list_kernels(all);
+    PyObject *names = PyTuple_New(n);
+    for (int i = 0; names && i < n; i++) {
+        PyObject *name = PyUnicode_FromString(all[i].name);
+        if (!name || PyTuple_SetItem(names, i, name)) {
+            Py_DECREF(names);
+            return NULL;
+        }
+    }
+    return names;
+}
+
+/* The kernel of a number, in the order of `kernels`. */
+static int chosen(long number, Kernel *kernel)
+{
+    Kernel all[MAX_KERNELS];
+    if (number < 0 || number >= list_kernels(all)) {
+        PyErr_SetString(PyExc_ValueError, "no such kernel");
+        return 0;
+    }
+    *kernel = all[number];
+    return 1;
+}
+
 /* The frequencies of every codeword in the last of the frames; its own code may be anything. */
 static PyObject *frequencies(PyObject *self, PyObject *args)
 {
     (void)self;
     Job job = {0};
     Py_buffer out = {0};
-    if (!PyArg_ParseTuple(args, JOB_FORMAT "y*w*", JOB_ARGS(job), &job.codes, &out))
+    long number;
+    if (!PyArg_ParseTuple(args, JOB_FORMAT "y*w*l", JOB_ARGS(job), &job.codes, &out, &number))
         return NULL;
     PyObject *result = NULL;
     const uint16_t *codes = job.codes.buf;
     const long last = job.n - 1;
-    if (!job_check(&job))
+    if (!job_check(&job) || !chosen(number, &job.kernel))
         ;
     else if (job.n < 1 || job.n != job.n_frames || out.len != job.layer.size * 4)
         PyErr_SetString(PyExc_ValueError, "arrays of the wrong size");
@@ -315,12 +344,51 @@ static PyObject *frequencies(PyObject *self, PyObject *args)
             int16_t active[MAX_HIDDEN];
             activate(&job.layer, (const int32_t *)job.base.buf + last * job.layer.hidden,
                      codes + last, last, active);
-            job.fill(&job.layer, active, &job.table);
+            fill(&job.kernel, &job.layer, active, &job.table);
             memcpy(out.buf, job.table.counts, out.len);
             result = Py_NewRef(Py_None);
         }
     }
     job_clear(&job);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+/* Sums of a bias and products with integers, for several rows of inputs. */
+static PyObject *apply(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_buffer weights = {0}, bias = {0}, inputs = {0}, out = {0};
+    long n, pairs, size, number;
+    Kernel kernel;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "(llll)y*y*y*w*", &number, &n, &pairs, &size, &weights, &bias,
+                          &inputs, &out))
+        return NULL;
+    const long padded = size > 0 ? (size + GROUP - 1) / GROUP * GROUP : 0;
+    int32_t *sums = NULL;
+    if (!chosen(number, &kernel))
+        ;
+    else if (n < 0 || pairs < 1 || pairs > 1L << 20 || size < 1 || size > 32768 ||
+        weights.len != padded * pairs * 4 || bias.len != padded * 4 ||
+        inputs.len != n * pairs * 4 || out.len != n * size * 4)
+        PyErr_SetString(PyExc_ValueError, "arrays of the wrong size");
+    else if (!(sums = malloc(padded * sizeof *sums)))
+        PyErr_NoMemory();
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        for (long i = 0; i < n; i++) {
+            kernel.product(weights.buf, bias.buf, (const int16_t *)inputs.buf + i * pairs * 2, pairs,
+                    padded, sums);
+            memcpy((int32_t *)out.buf + i * size, sums, size * sizeof *sums);
+        }
+        Py_END_ALLOW_THREADS
+        result = Py_NewRef(Py_None);
+    }
+    free(sums);
+    PyBuffer_Release(&weights);
+    PyBuffer_Release(&bias);
+    PyBuffer_Release(&inputs);
     PyBuffer_Release(&out);
     return result;
 }
@@ -375,6 +443,8 @@ static PyMethodDef METHODS[] = {
     {"encode", encode, METH_VARARGS, "Codes of one layer and channel to bytes."},
     {"decode", decode, METH_VARARGS, "Bytes to codes; whether every byte was as it must be."},
     {"frequencies", frequencies, METH_VARARGS, "Frequencies of all codewords in one frame."},
+    {"kernels", kernels, METH_NOARGS, "Names of those that run here, fastest first."},
+    {"apply", apply, METH_VARARGS, "Sums of a bias and products with rows of inputs."},
     {"crc8", crc8, METH_VARARGS, "Check byte of bytes, in files of version 2."},
     {"crc24", crc24, METH_VARARGS, "Check of bytes."},
     {NULL, NULL, 0, NULL},

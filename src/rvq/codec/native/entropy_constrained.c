@@ -81,18 +81,6 @@ PRODUCTS(products_avx512, "avx512f", 16, __m512, _mm512_setzero_ps, _mm512_loadu
          _mm512_storeu_ps, _mm512_set1_ps, _mm512_add_ps, _mm512_mul_ps)
 #endif
 
-static Products best_products(void)
-{
-#if defined(__x86_64__) && defined(__GNUC__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f"))
-        return products_avx512;
-    if (__builtin_cpu_supports("avx2"))
-        return products_avx2;
-#endif
-    return products_portable;
-}
-
 /* log2 of a positive number below 2^32 in 1/256, rounded down. */
 static int32_t log2_256(uint64_t value)
 {
@@ -210,7 +198,7 @@ typedef struct {
     long down;
 } Extension;
 
-static inline Hypothesis extension(const Extension *e, long k)
+static ALWAYS_INLINE Hypothesis extension(const Extension *e, long k)
 {
     uint32_t below = (uint32_t)(e->greatest - e->logits[k]) >> e->down;
     below = below > LIKELIEST ? LIKELIEST : below;
@@ -222,8 +210,11 @@ static inline Hypothesis extension(const Extension *e, long k)
 }
 
 /* Extensions of one hypothesis by all codewords, into the best. */
-static void extend(Job *job, const float *products, Hypothesis from, float lagrangian,
-                   Hypothesis *best)
+typedef void (*Extend)(Job *job, const float *products, Hypothesis from, float lagrangian,
+                       Hypothesis *best);
+
+static ALWAYS_INLINE void extend(Job *job, const float *products, Hypothesis from,
+                                 float lagrangian, Hypothesis *best)
 {
     const Layer *layer = &job->layer;
     Extension e = {.norms = job->norms.buf, .products = products, .logits = job->table.logits,
@@ -237,10 +228,11 @@ static void extend(Job *job, const float *products, Hypothesis from, float lagra
     for (long k = layer->size; k < layer->padded; k++)
         job->costs[k] = FLT_MAX;
     for (long start = 0; start < layer->padded; start += STEP) {
-        float least = FLT_MAX;
+        const float most = best[job->beam - 1].cost;
+        int better = 0;
         for (long k = start; k < start + STEP; k++)
-            least = job->costs[k] < least ? job->costs[k] : least;
-        if (!(least < best[job->beam - 1].cost))
+            better |= job->costs[k] < most;
+        if (!better)
             continue;
         for (long k = start; k < start + STEP && k < layer->size; k++)
             if (job->costs[k] < best[job->beam - 1].cost)
@@ -248,7 +240,50 @@ static void extend(Job *job, const float *products, Hypothesis from, float lagra
     }
 }
 
-static void search(Job *job, Fill fill, Products products)
+static void extend_portable(Job *job, const float *products, Hypothesis from, float lagrangian,
+                            Hypothesis *best)
+{
+    extend(job, products, from, lagrangian, best);
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("avx2"))) static void extend_avx2(Job *job, const float *products,
+                                                        Hypothesis from, float lagrangian,
+                                                        Hypothesis *best)
+{
+    extend(job, products, from, lagrangian, best);
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))) static void
+extend_avx512(Job *job, const float *products, Hypothesis from, float lagrangian, Hypothesis *best)
+{
+    extend(job, products, from, lagrangian, best);
+}
+#endif
+
+/* What depends on the processor, the fastest; all give the same. */
+typedef struct {
+    Kernel network;
+    Products products;
+    Extend extend;
+} Kernels;
+
+static Kernels best_kernels(void)
+{
+    Kernels best = {best_kernel(), products_portable, extend_portable};
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (best.network.count == count_avx512) {
+        best.products = products_avx512;
+        best.extend = extend_avx512;
+    } else if (best.network.count == count_avx2) {
+        best.products = products_avx2;
+        best.extend = extend_avx2;
+    }
+#endif
+    return best;
+}
+
+static void search(Job *job, const Kernels *kernels)
 {
     const Layer *layer = &job->layer;
     const long beam = job->beam, dim = job->dim, padded = layer->padded;
@@ -278,7 +313,7 @@ static void search(Job *job, Fill fill, Products products)
         for (long b = 0; b < beam; b++)
             if (states[b] == GOING && !ends)
                 memcpy(job->going + count++ * dim, residuals + b * dim, dim * sizeof(float));
-        products(job->panels.buf, job->going, count, dim, padded, job->products);
+        kernels->products(job->panels.buf, job->going, count, dim, padded, job->products);
         count = 0;
         for (long b = 0; b < beam; b++) {
             Hypothesis from = {.error = errors[b], .bits = bits[b], .state = ENDED,
@@ -287,10 +322,10 @@ static void search(Job *job, Fill fill, Products products)
                 int16_t active[MAX_HIDDEN];
                 activate(layer, (const int32_t *)job->base.buf + (t * beam + b) * layer->hidden,
                          path + t, t, active);
-                fill(layer, active, &job->table);
+                fill(&kernels->network, layer, active, &job->table);
                 Hypothesis next = from;
                 next.bits += present;
-                extend(job, job->products + count++ * padded, next, lagrangian, best);
+                kernels->extend(job, job->products + count++ * padded, next, lagrangian, best);
             }
             if (states[b] == GOING)
                 from.bits += absent;
@@ -340,10 +375,9 @@ static PyObject *extend_layer(PyObject *self, PyObject *args)
     else if (!allocate(&job))
         PyErr_NoMemory();
     else {
-        const Fill fill = best_fill();
-        const Products products = best_products();
+        const Kernels kernels = best_kernels();
         Py_BEGIN_ALLOW_THREADS
-        search(&job, fill, products);
+        search(&job, &kernels);
         Py_END_ALLOW_THREADS
         result = Py_NewRef(Py_None);
     }
