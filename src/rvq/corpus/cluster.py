@@ -4,8 +4,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from rvq.corpus.pool import ONE_THREAD, Result, Task
+from rvq.corpus.pool import Result, Task
 from rvq.errors import InputError
+from rvq.single_threaded import ONE_THREAD
 
 _RETRIES = 5
 """How often a task is tried again whose worker or machine died."""

@@ -8,21 +8,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rvq.errors import InputError
-
-ONE_THREAD = {
-    name: "1"
-    for name in (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "VECLIB_MAXIMUM_THREADS",
-    )
-}
-"""Environment of a process whose libraries keep to one thread."""
+from rvq.single_threaded import single_threaded
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -74,7 +63,7 @@ def run_pool(
     waiting: set[Future] = set()
     todo = iter(tasks)
     with (
-        _environment(ONE_THREAD),
+        single_threaded(),
         ProcessPoolExecutor(
             workers,
             mp_context=context,
@@ -140,18 +129,3 @@ def _report(event: Any) -> None:
 
 def _run(work: Callable, task: Any) -> Any:
     return work(task, _report)
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Processes started meanwhile have these variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

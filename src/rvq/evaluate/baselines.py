@@ -133,33 +133,16 @@ class RvqCodec:
 
 
 @dataclass(frozen=True)
-class VariableRvqCodec:
-    """A model of this package at a variable bitrate, as many codebooks as each frame needs.
+class VariableRvqCodec(RvqCodec):
+    """The same at a variable bitrate, as many codebooks as each frame needs.
 
     Attributes:
-        model: name or path of a model with an entropy model, for `rvq.Codec.load`.
+        model: one with an entropy model.
         kbps: the bitrate to reach on average over a recording.
         family: prefix of the name.
     """
 
-    model: str | Path
-    kbps: float
     family: str = "rvq variable"
-
-    @property
-    def name(self) -> str:
-        """Such as "rvq variable 6"."""
-        return f"{self.family} {self.kbps:g}"
-
-    @property
-    def nominal_kbps(self) -> float:
-        """The average asked for."""
-        return float(self.kbps)
-
-    @property
-    def version(self) -> str:
-        """See `RvqCodec.version`."""
-        return RvqCodec(self.model, self.kbps).version
 
     def roundtrip(self, audio: Audio, sample_rate: int) -> Roundtrip:
         """See `System.roundtrip`."""

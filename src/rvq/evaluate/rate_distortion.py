@@ -1,11 +1,9 @@
 """Quality against bitrate: systems over clips, in parallel and resumable."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +15,7 @@ from rvq.evaluate import metrics
 from rvq.evaluate.baselines import System
 from rvq.evaluate.cache import RecordCache, record_key
 from rvq.evaluate.results import Evaluation, Failure, Record, SystemInfo
+from rvq.single_threaded import single_threaded
 
 
 def evaluate(
@@ -139,7 +138,7 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Record | Fa
         return
     # Spawned, not forked: onnxruntime's and BLAS's threads do not survive a fork.
     with (
-        _one_thread_per_child(),
+        single_threaded(),
         ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool,
     ):
         waiting = {pool.submit(measure, job.clip, job.system, job.measures): job for job in jobs}
@@ -154,20 +153,3 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Record | Fa
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_per_child() -> Iterator[None]:
-    """Children inherit the limit; threads of several processes on the same cores only wait."""
-    kinds = ("OMP", "OPENBLAS", "MKL", "NUMBA")
-    names = [f"{kind}_NUM_THREADS" for kind in kinds]
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
