@@ -20,6 +20,15 @@ FORMAT = 2
 CARD = "model.json"
 ENCODER, DECODER, CODEBOOKS = "encoder.onnx", "decoder.onnx", "codebooks.safetensors"
 FILES = (ENCODER, DECODER, CODEBOOKS)
+_LEAST = {
+    "sample_rate": 1,
+    "hop_length": 1,
+    "delay": 0,
+    "first_frames": 1,
+    "encoder_state": 0,
+    "decoder_state": 0,
+}
+"""Numbers that every card has, and how small they may be."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +108,26 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ModelError(f"no model at {folder}: it has no model.json") from None
     except (ValueError, RecursionError):
         card = None
+    damaged = ModelError(f"the card of model {folder} is damaged; install it again")
     if not isinstance(card, dict) or not isinstance(card.get("hash"), str):
-        raise ModelError(f"the card of model {folder} is damaged; install it again")
-    if card.get("format", 0) > FORMAT:
+        raise damaged
+    version = card.get("format", 0)
+    if not isinstance(version, int):
+        raise damaged
+    if version > FORMAT:
         raise ModelError(f"model {folder} needs a newer rvq; upgrade to use it")
-    if card.get("format", 0) < FORMAT:
+    if version < FORMAT:
         raise ModelError(
             f"model {folder} is from an older rvq; export it again from its checkpoint"
         )
+    card = {"family": "spectral", "first_frames": 1, **card}
+    for fact in ("name", *_LEAST):
+        if fact not in card:
+            raise ModelError(f"model {folder} lacks {fact!r}; install it again")
+    if not isinstance(card["name"], str) or not isinstance(card["family"], str):
+        raise damaged
+    if any(type(card[fact]) is not int or card[fact] < least for fact, least in _LEAST.items()):
+        raise damaged
     return card
 
 

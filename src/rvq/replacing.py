@@ -12,9 +12,18 @@ from rvq.errors import InputError
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, of the same ending, that takes its place when all went well.
 
+    A link is followed. What is no file, such as a pipe or `/dev/stdout`, is written to directly.
+
     Raises:
         InputError: there is no such folder, it cannot be written, or the disk is full.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        try:
+            yield path
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+        return
+    path = path.resolve() if path.is_symlink() else path
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")

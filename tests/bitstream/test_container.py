@@ -119,8 +119,14 @@ def test_codes_need_the_right_entropy_model_and_cutting_none(small_model):
 
 def test_appending_refuses_what_it_cannot_go_on_with(small_model):
     data = bytearray(dumps(random_codes(1, 100, 3), entropy=small_model))
-    with pytest.raises(ModelError):
-        Writer.append(io.BytesIO(data))
+    other = EntropyModel(save(tensors(seed=1)))
+    for n_frames in (100, FRAMES_PER_BLOCK):  # within a block, and at its end
+        whole = dumps(random_codes(1, n_frames, 3), entropy=small_model)
+        for wrong in (None, other):
+            file = io.BytesIO(whole)
+            with pytest.raises(ModelError):
+                Writer.append(file, wrong)
+            assert file.getvalue() == whole
     data[80] ^= 1  # which reading puts right, but a new checksum would hide
     with pytest.raises(FormatError, match="damaged"):
         Writer.append(io.BytesIO(data), small_model)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from rvq.bitstream import blocks
 from rvq.bitstream.blocks import write_layers
 from rvq.bitstream.container import Reader, dumps, loads, trim
 from rvq.bitstream.entropy import EntropyModel
@@ -19,6 +20,26 @@ from rvq.bitstream.header import HEADER_SIZE, Header
 from rvq.errors import FormatError, ModelError
 
 MODEL = EntropyModel(save(tensors()))
+
+
+def test_the_search_behind_damage_ends(monkeypatch):
+    codes = random_codes(1, 3_000, 2, 8)
+    data = bytearray(write(codes, (), 1_000))
+    data[60:400] = bytes(340)
+    indices = [block.indices for block in Reader(io.BytesIO(data)).blocks()]
+    np.testing.assert_array_equal(indices[1], codes.indices[:, 1_000:2_000])
+    examined = []
+    monkeypatch.setattr(blocks, "_EXAMINED", 10_000)
+    block = blocks.Framing.block
+
+    def counted(self, layer, sized, check):
+        examined.append(len(sized))
+        return block(self, layer, sized, check)
+
+    monkeypatch.setattr(blocks.Framing, "block", counted)
+    for _ in Reader(io.BytesIO(data)).payloads():
+        pass
+    assert sum(examined) < 10_000 + 2 * 2_000 * 3
 
 
 def sample(variable=False, n_frames=29, channels=2):

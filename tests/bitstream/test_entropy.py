@@ -59,6 +59,12 @@ def test_damaged_models_are_refused(name, change):
         EntropyModel(save(arrays))
 
 
+def test_empty_models_are_refused():
+    for axis in ({"n_codebooks": 0}, {"size": 0}, {"features": 0}, {"hidden": 0}):
+        with pytest.raises(ModelError, match="damaged"):
+            EntropyModel(save(tensors(**axis)))
+
+
 def test_no_model_at_all():
     with pytest.raises(ModelError, match="damaged"):
         EntropyModel(b"not safetensors")

@@ -73,6 +73,12 @@ def test_any_damaged_bit_of_the_fixed_part_is_put_right():
     assert not Header.from_bytes(FIXED).repaired
 
 
+@pytest.mark.parametrize("metadata", [{"year": 2024}, {1: "x"}, {"title": "\ud800"}])
+def test_metadata_are_text(metadata):
+    with pytest.raises(InputError, match="text by name"):
+        replace(HEADER, metadata=metadata)
+
+
 def test_damaged_metadata_are_left_out():
     text = HEADER.to_bytes()[HEADER_SIZE:-4]
     for bad in (b"", text[:-1] + b"?", b"[1]", b'{"a": 1}', b"\xff", b"[" * 50_000):

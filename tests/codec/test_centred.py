@@ -41,6 +41,13 @@ class Blurring(CentredRuntime):
         return [audio[:, :, :-1].astype(np.float32)]  # odd strides leave the last samples out
 
 
+def test_states_are_not_saved():
+    codec = Codec(Blurring())
+    for stream in (codec.frame_encoder, codec.frame_decoder):
+        with pytest.raises(InputError, match="not causal"):
+            stream(channels=1, sample_rate=RATE).save()
+
+
 @pytest.mark.parametrize("n_frames", [1, 3, 9, 10, 13, 14, 23, 100])
 @pytest.mark.parametrize("size", [1, 7, 40, 1000])
 def test_chunks_make_what_the_whole_makes(n_frames, size):

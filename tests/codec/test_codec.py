@@ -1,10 +1,12 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import rvq
+from rvq.bitstream.container import dumps
 from rvq.bitstream.header import Header
 from rvq.codec.models import DEFAULT_MODEL, find, shipped
 from rvq.errors import FormatError, InputError, ModelError, RvqError
@@ -148,10 +150,33 @@ def test_bad_bitrate(codec, speech, rate):
         codec.encode(speech, 24_000, rate)
 
 
-@pytest.mark.parametrize("sample_rate", [0, -8_000, 10**9])
+@pytest.mark.parametrize("sample_rate", [0, -8_000, 10**9, 24_000.0])
 def test_bad_sample_rate(codec, speech, sample_rate):
     with pytest.raises(InputError):
         codec.encode(speech, sample_rate)
+
+
+def test_samples_beyond_float32(codec):
+    with pytest.raises(InputError, match="infinity"):
+        codec.encode(np.full((1, 2_000), 1e300), 24_000)
+    with pytest.raises(InputError, match="infinity"):
+        codec.stream_encoder(channels=1, sample_rate=24_000).push(np.full((1, 2_000), 1e300))
+
+
+@pytest.mark.parametrize("channels", [0, 256, 1.5])
+def test_numbers_of_channels_that_there_are_not(codec, channels):
+    for start in (codec.stream_encoder, codec.stream_decoder, codec.frame_decoder):
+        with pytest.raises(InputError, match=r"channels must be an integer in 1\.\.255"):
+            start(channels=channels, sample_rate=24_000)
+
+
+def test_few_frames_do_not_stand_for_hours(codec, speech):
+    codes = codec.encode(speech[:, :24_000], 24_000, 1.5)
+    long = replace(codes, n_samples=24_000 * 60)
+    with pytest.raises(FormatError, match="cannot stand for"):
+        codec.decode(long)
+    with pytest.raises(FormatError, match="cannot stand for"):
+        codec.decompress(dumps(long, entropy=codec.entropy))
 
 
 def test_damaged_bytes(codec, speech):
@@ -194,6 +219,30 @@ def test_cards_that_lack_something(tmp_path):
         (tmp_path / "model.json").write_text(json.dumps(left))
         with pytest.raises(ModelError, match=f"lacks '{field}'"):
             rvq.Codec.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", "2"),
+        ("name", None),
+        ("family", 3),
+        ("sample_rate", "24000"),
+        ("hop_length", 0),
+        ("delay", -1),
+        ("first_frames", 0),
+        ("encoder_state", 3.5),
+        ("decoder_state", True),
+    ],
+)
+def test_cards_with_impossible_facts(tmp_path, field, value):
+    folder = find(DEFAULT_MODEL)
+    for file in folder.iterdir():
+        shutil.copy(file, tmp_path)
+    card = json.loads((folder / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(card | {field: value}))
+    with pytest.raises(ModelError, match="is damaged"):
+        rvq.Codec.load(tmp_path)
 
 
 def test_missing_model():

@@ -109,6 +109,12 @@ def test_a_beam_is_followed(codec, speech):
     )
 
 
+def test_its_state_is_not_saved(codec):
+    encoder = codec.variable_encoder(channels=1, sample_rate=24_000, quality=2)
+    with pytest.raises(InputError, match="variable bitrate cannot be saved"):
+        encoder.save()
+
+
 def test_bad_settings(codec, speech):
     for how in ({"quality": -1}, {"quality": 3, "average": 3}, {"average": 0}):
         with pytest.raises(InputError):

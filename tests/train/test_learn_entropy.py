@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save
+from typer.testing import CliRunner
 
 import rvq
 from rvq.bitstream.container import dumps, loads, payload_size
 from rvq.bitstream.entropy import FILE, EntropyModel
+from rvq.cli.app import app
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.errors import InputError
 from rvq.train.entropy import AROUND, LayerNetwork, learn_for
@@ -81,6 +83,19 @@ def test_codes_are_learned_and_the_codec_uses_them(learner, speech, tmp_path, on
     # Learned from this very recording: what is tested is that it reaches the file.
     assert payload_size(coded) < 0.95 * payload_size(packed)
     np.testing.assert_array_equal(loads(coded, entropy=codec.entropy).indices, codes.indices)
+
+
+def test_one_that_files_need_is_not_replaced_unasked(learner, speech, tmp_path, one_thread):
+    data = pack(tmp_path / "data", np.tile(speech, 7))
+    command = ["learn-entropy", "--model", str(learner.folder), "--data", str(data)]
+    command += ["--minutes", "0.2", "--steps", "1", "--threads", "1"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    learned = (learner.folder / FILE).read_bytes()
+    run = CliRunner().invoke(app, command)
+    assert isinstance(run.exception, InputError)
+    assert "--force" in str(run.exception)
+    assert (learner.folder / FILE).read_bytes() == learned
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
 
 
 def test_an_entropy_model_of_another_model_is_left_out(learner):

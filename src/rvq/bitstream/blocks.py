@@ -18,6 +18,8 @@ from rvq.bitstream.header import CRC, Header
 _READ_SIZE = 2**16
 _SEARCHED = 2**17
 """Bytes behind damage in which the next whole block is looked for."""
+_EXAMINED = 2**28
+"""Bytes of what may be layers that the search examines; only long layers make it end early."""
 _AHEAD = 128
 """How many blocks may be missing where that search finds one."""
 
@@ -131,6 +133,7 @@ class _BlockReader:
         self._source = source
         self._header = header
         self._framing = Framing2() if header.version == 2 else Framing()
+        self._examined = 0
 
     def blocks(self, index: int) -> Iterator[StoredBlock]:
         """See `read_blocks`."""
@@ -224,8 +227,9 @@ class _BlockReader:
                 break
             good += length
         found = None
+        self._examined = 0
         for offset in range(good, good + _SEARCHED):
-            if not source.available(offset + 2):
+            if self._examined > _EXAMINED or not source.available(offset + 2):
                 break
             if (number := self._begins(offset, index + 1)) is not None:
                 found = offset, number
@@ -265,5 +269,6 @@ class _BlockReader:
         found = self._read(offset, self._header.longest_layer(self._header.frames_per_block))
         if found is None:
             return None
+        self._examined += found.length
         number = self._framing.block(layer, found.sized, found.check)
         return None if number is None else (number, found.length)

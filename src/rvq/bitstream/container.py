@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from rvq.bitstream.bitrates import codebooks_at
 from rvq.bitstream.blocks import write_layers
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.entropy import EntropyModel
@@ -96,12 +97,7 @@ def _codebooks_at(bitrate: float | None, header: Header) -> int:
         raise InputError(
             "this .rvq file does not say its frame rate: give the number of codebooks to keep"
         )
-    if not each <= bitrate <= header.n_codebooks * each:
-        raise InputError(
-            f"bitrate must be {each:g} to {header.n_codebooks * each:g} kbps for this file, "
-            f"got {bitrate:g}"
-        )
-    return int(bitrate / each + 1e-6)
+    return codebooks_at(bitrate, each, header.n_codebooks)
 
 
 def payload_size(data: bytes) -> int:

@@ -65,7 +65,7 @@ class EntropyModel:
                 if array.dtype != dtype or array.ndim != len(axes):
                     raise ValueError(name)
                 for axis, size in zip(axes, array.shape, strict=True):
-                    if sizes.setdefault(axis, size) != size:
+                    if sizes.setdefault(axis, size) != size or (size == 0 and axis not in "OM"):
                         raise ValueError(name)
         except (SafetensorError, KeyError, ValueError) as error:
             raise ModelError(f"the entropy model is damaged ({error}): install it again") from None

@@ -105,6 +105,11 @@ class Header:
             )
         if self.variable and self.entropy is None:
             raise InputError("frames can lack layers only in files with an entropy model")
+        for text in (*self.metadata, *self.metadata.values()):
+            try:
+                text.encode()
+            except (AttributeError, UnicodeEncodeError):
+                raise InputError(f"metadata must be text by name, got {text!r}") from None
         if len(self._metadata_bytes) > MAX_METADATA:
             raise InputError(
                 f"metadata must be at most {MAX_METADATA} bytes, got {len(self._metadata_bytes)}"

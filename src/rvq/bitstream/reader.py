@@ -92,7 +92,7 @@ class Reader:
             InputError: a frame outside of the file, or one that a pipe has passed.
             ModelError: the file is coded by another entropy model.
         """
-        self._check_entropy()
+        self.check_entropy()
         # Not itself a generator, so that a bad `start_frame` is refused at once.
         return (self.decode(stored) for stored in self.payloads(start_frame))
 
@@ -135,12 +135,18 @@ class Reader:
         Raises:
             ModelError: the file is coded by another entropy model.
         """
-        self._check_entropy()
+        self.check_entropy()
         indices = decode_layers(stored, self.header, self._entropy)
         lost = self.header.n_codebooks - indices.shape[2]
         return Block(stored.index, stored.n_frames, indices if indices.shape[2] else None, lost)
 
-    def _check_entropy(self) -> None:
+    def check_entropy(self) -> None:
+        """Refuse to make codes of the blocks without the entropy model that they need.
+
+        Raises:
+            ModelError: the file is coded by another entropy model.
+            FormatError: the entropy model knows no such codes.
+        """
         wanted = self.header.entropy
         if wanted is not None and (self._entropy is None or self._entropy.tag != wanted):
             raise ModelError(

@@ -109,12 +109,14 @@ class Writer:
             entropy: the model that the file is coded by.
 
         Raises:
-            FormatError: damaged, of an older version, or coded by another entropy model.
+            FormatError: damaged, or of an older version.
+            ModelError: the file is coded by another entropy model.
             InputError: the file cannot seek.
         """
         start = file.tell() if file.seekable() else 0
         reader = Reader(file, entropy=entropy)
         header = reader.header
+        reader.check_entropy()
         if header.version != VERSION:
             raise FormatError(
                 f"only .rvq files of version {VERSION} can be appended to, and this one is of "
@@ -129,17 +131,20 @@ class Writer:
             held, size = stored, size + len(write_layers(stored))
         if reader.whole is False:  # by a bit that was put right in reading, for one
             raise FormatError("this .rvq file is damaged: nothing can be appended to it")
-        file.seek(start)
-        writer = cls.__new__(cls)
-        writer._begin(file, header, entropy)
-        writer._write_header(unfinished=True)
         rest = header.n_frames % header.frames_per_block
+        pending = None
         if held is not None and rest:  # the last block is short: it is written anew
             size -= len(write_layers(held))
             block = reader.decode(held)
             if block.indices is None or not block.intact:
                 raise FormatError("this .rvq file is damaged: nothing can be appended to it")
-            writer._pending[:, :rest] = block.indices
+            pending = block.indices
+        file.seek(start)
+        writer = cls.__new__(cls)
+        writer._begin(file, header, entropy)
+        writer._write_header(unfinished=True)
+        if pending is not None:
+            writer._pending[:, :rest] = pending
         writer._n_frames = header.n_frames
         file.seek(start + header.size)
         writer._crc = zlib.crc32(file.read(size))

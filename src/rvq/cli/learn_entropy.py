@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Model, progress_bar
+from rvq.cli.arguments import Force, Model, progress_bar
 from rvq.codec.models import DEFAULT_MODEL
 from rvq.errors import InputError
 
@@ -14,8 +14,9 @@ def learn_entropy(
     data: Annotated[list[Path], typer.Option(help="Folder written by `rvq data prepare`.")],
     model: Model = DEFAULT_MODEL,
     minutes: Annotated[float, typer.Option(help="Audio to learn from.")] = 300.0,
-    steps: Annotated[int, typer.Option(help="Steps per codebook.")] = 1500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per codebook.")] = 1500,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all cores.")] = 0,
+    force: Force = False,
 ) -> None:
     """Learn how likely a model's codes are, so that its files get smaller; after every training."""
     try:
@@ -26,9 +27,14 @@ def learn_entropy(
         raise InputError(f"learning needs `pip install 'rvq[train]'` ({error})") from None
     from rvq.codec.codec import Codec
 
+    codec = Codec.load(model, threads=threads)
+    if not force and codec.entropy is not None:
+        raise InputError(
+            f"{codec.folder} has an entropy model, without which files coded by it cannot be "
+            "read; add --force to replace it"
+        )
     if threads:
         torch.set_num_threads(threads)
-    codec = Codec.load(model, threads=threads)
     with progress_bar(f"learning the codes of {codec.runtime.name}") as report:
         path = learn_for(codec, data, minutes=minutes, steps=steps, progress=report)
     typer.echo(f"{path}: {path.stat().st_size} bytes")

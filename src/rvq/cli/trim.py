@@ -27,5 +27,10 @@ def trim(
     if (codebooks is None) == (bitrate is None):
         raise InputError("say how far to cut: either --bitrate or --codebooks")
     with open_rvq(source) as whole, replacing(target) as temporary, temporary.open("wb") as file:
-        cut(whole, file, n_codebooks=codebooks, bitrate=bitrate)
+        header = cut(whole, file, n_codebooks=codebooks, bitrate=bitrate)
+    if header.repaired:
+        typer.echo(
+            f"rvq: the header of {source} was damaged: it was put right, or its metadata left out",
+            err=True,
+        )
     typer.echo(f"{target}: {target.stat().st_size} bytes")

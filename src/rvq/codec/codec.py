@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from rvq.bitstream.bitrates import codebooks_at
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import dumps, loads
 from rvq.bitstream.entropy import FILE, EntropyModel
@@ -18,9 +20,12 @@ from rvq.codec.runtime import Runtime, load_runtime
 from rvq.codec.segments import SegmentDecoder, SegmentEncoder, SegmentRuntime
 from rvq.codec.streaming import StreamDecoder, StreamEncoder
 from rvq.codec.variable import VariableEncoder
-from rvq.errors import InputError, ModelError
+from rvq.errors import FormatError, InputError, ModelError
 
 Floats = npt.NDArray[np.float32]
+
+_BEYOND = 2
+"""Seconds by which a recording may be longer than its frames: the last of segments are short."""
 
 
 class Codec:
@@ -92,12 +97,7 @@ class Codec:
         available = len(self.runtime.codebooks)
         if bitrate is None:
             return available
-        step = self.kbps_per_codebook
-        if not step <= bitrate <= available * step:
-            raise InputError(
-                f"bitrate must be {step:g} to {available * step:g} kbps, got {bitrate:g}"
-            )
-        return int(bitrate / step + 1e-6)
+        return codebooks_at(bitrate, self.kbps_per_codebook, available)
 
     def frame_encoder(
         self,
@@ -109,8 +109,7 @@ class Codec:
     ) -> FrameEncoder | SegmentEncoder:
         """An encoder of samples that come in pieces, to codes."""
         choices = {
-            "channels": channels,
-            "sample_rate": _checked(sample_rate),
+            **_signal(channels, sample_rate),
             "n_codebooks": self.n_codebooks(bitrate),
             "beam_size": beam_size,
         }
@@ -146,8 +145,7 @@ class Codec:
         return VariableEncoder(
             self.runtime,
             self.entropy,
-            channels=channels,
-            sample_rate=_checked(sample_rate),
+            **_signal(channels, sample_rate),
             n_codebooks=self.n_codebooks(None),
             beam_size=beam_size,
             quality=quality,
@@ -156,10 +154,10 @@ class Codec:
 
     def frame_decoder(self, *, channels: int, sample_rate: int) -> FrameDecoder | SegmentDecoder:
         """A decoder of codes of so many channels that come in pieces."""
-        sample_rate = _checked(sample_rate)
+        signal = _signal(channels, sample_rate)
         if isinstance(self.runtime, SegmentRuntime):
-            return SegmentDecoder(self.runtime, channels=channels, sample_rate=sample_rate)
-        return FrameDecoder(self.runtime, channels=channels, sample_rate=sample_rate)
+            return SegmentDecoder(self.runtime, **signal)
+        return FrameDecoder(self.runtime, **signal)
 
     def encoder_for(
         self,
@@ -203,8 +201,7 @@ class Codec:
         """An encoder of samples as they come, to packets."""
         return StreamEncoder(
             self.runtime,
-            channels=channels,
-            sample_rate=_checked(sample_rate),
+            **_signal(channels, sample_rate),
             n_codebooks=self.n_codebooks(bitrate),
             beam_size=beam_size,
             frames_per_packet=frames_per_packet,
@@ -212,7 +209,7 @@ class Codec:
 
     def stream_decoder(self, *, channels: int, sample_rate: int) -> StreamDecoder:
         """A decoder of packets as they come, or do not."""
-        return StreamDecoder(self.runtime, channels=channels, sample_rate=_checked(sample_rate))
+        return StreamDecoder(self.runtime, **_signal(channels, sample_rate))
 
     def check_model(self, model_hash: str) -> None:
         """Refuse codes of another model.
@@ -224,6 +221,19 @@ class Codec:
             raise ModelError(
                 f"the codes were made with model {model_hash[:16]}, this is {self.runtime.name} "
                 f"{self.model_hash[:16]}; load the model they were made with"
+            )
+
+    def check_length(self, n_frames: int, n_samples: int, sample_rate: int) -> None:
+        """Refuse to make sound that so few frames cannot stand for: a few bytes could ask for days.
+
+        Raises:
+            FormatError: it is longer by seconds.
+        """
+        longest = (n_frames / self.frame_rate + _BEYOND) * sample_rate
+        if n_samples > longest:
+            raise FormatError(
+                f"{n_frames} frames cannot stand for {n_samples} samples at {sample_rate} Hz: "
+                "these codes are damaged"
             )
 
     def encode(
@@ -258,8 +268,10 @@ class Codec:
                 "audio must be floating point, [channels, samples]; "
                 f"got {audio.dtype} of shape {audio.shape}"
             )
-        if not audio.size or not 1 <= len(audio) <= 255:
-            raise InputError(f"audio must have 1 to 255 channels and samples, got {audio.shape}")
+        if not audio.size:
+            raise InputError(f"audio must have samples, got {audio.shape}")
+        with np.errstate(over="ignore"):
+            audio = audio.astype(np.float32)
         if not np.isfinite(audio).all():
             raise InputError("audio contains NaN or infinity; repair or remove those samples")
         encoder = self.encoder_for(
@@ -270,7 +282,7 @@ class Codec:
             average=average,
             beam_size=beam_size,
         )
-        parts = [encoder.push(audio.astype(np.float32)), encoder.flush()]
+        parts = [encoder.push(audio), encoder.flush()]
         return Codes(
             indices=np.concatenate(parts, axis=1),
             codebook_size=self.codebook_size,
@@ -286,6 +298,7 @@ class Codec:
         Raises:
             ModelError: codes of another model.
             InputError: codes that the model does not have.
+            FormatError: more samples than the codes can stand for.
         """
         self.check_model(codes.model_hash)
         indices = codes.indices
@@ -296,6 +309,7 @@ class Codec:
                 f"codes {indices.shape} do not fit {len(self.runtime.codebooks)} codebooks of "
                 f"{self.codebook_size}"
             )
+        self.check_length(indices.shape[1], codes.n_samples, codes.sample_rate)
         decoder = self.frame_decoder(channels=len(indices), sample_rate=codes.sample_rate)
         audio = np.concatenate([decoder.push(indices), decoder.flush()], axis=1)
         missing = max(0, codes.n_samples - audio.shape[1])
@@ -341,7 +355,10 @@ class Codec:
         return self.decode(loads(data, entropy=self.entropy))
 
 
-def _checked(sample_rate: int) -> int:
-    if not 1000 <= sample_rate <= 768_000:
-        raise InputError(f"sample_rate must be 1000 to 768000 Hz, got {sample_rate}")
-    return sample_rate
+def _signal(channels: int, sample_rate: int) -> dict[str, int]:
+    """What every encoder and decoder is told of the sound, checked."""
+    if not isinstance(channels, Integral) or not 1 <= channels <= 255:
+        raise InputError(f"channels must be an integer in 1..255, got {channels}")
+    if not isinstance(sample_rate, Integral) or not 1000 <= sample_rate <= 768_000:
+        raise InputError(f"sample_rate must be an integer, 1000 to 768000 Hz, got {sample_rate}")
+    return {"channels": int(channels), "sample_rate": int(sample_rate)}

@@ -159,6 +159,7 @@ def decode_file(
         reader = Reader(file, entropy=codec.entropy)
         header = reader.header
         codec.check_model(header.model.hex())
+        codec.check_length(header.n_frames, header.n_samples, header.sample_rate)
         if header.n_codebooks > len(codec.runtime.codebooks):
             raise FormatError(f"{source} uses more codebooks than the model has")
         decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
@@ -218,7 +219,11 @@ def write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
 
 def find_recordings(folder: Path) -> list[Path]:
     """The audio files below a folder, by their endings, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_ENDINGS and path.is_file()
+    )
 
 
 def open_rvq(path: Path) -> BinaryIO:

@@ -42,17 +42,23 @@ class Resampler:
             return audio
         return self._stream.resample_chunk(np.ascontiguousarray(audio.T), last=last).T
 
-    def check_saved(self) -> None:
-        """Refuse to be part of a saved state.
+    @property
+    def idle(self) -> bool:
+        """Whether the rates agree."""
+        return self._stream is None
 
-        Raises:
-            InputError: it does resample.
-        """
-        if self._stream is not None:
-            raise InputError(
-                "the state of a stream can only be saved at the model's own sample rate, because a "
-                "resampler remembers too; resample before the encoder and after the decoder"
-            )
+
+def _check_saved(runtime: Runtime, resampler: Resampler) -> None:
+    """Refuse to save the state of a stream that other things remember, too."""
+    if not resampler.idle:
+        raise InputError(
+            "the state of a stream can only be saved at the model's own sample rate, because a "
+            "resampler remembers too; resample before the encoder and after the decoder"
+        )
+    if not runtime.causal:
+        raise InputError(
+            f"model {runtime.name} is not causal, and only states of causal models can be saved"
+        )
 
 
 class FrameEncoder:
@@ -115,9 +121,9 @@ class FrameEncoder:
         """All that the encoder remembers, for `restore`.
 
         Raises:
-            InputError: the encoder resamples.
+            InputError: the encoder resamples, or the model is not causal.
         """
-        self._resampler.check_saved()
+        _check_saved(self._runtime, self._resampler)
         numbers = np.array([self._started, self.n_codebooks], np.int64)
         arrays = {"numbers": numbers, "pending": self._pending, **vars(self._state)}
         return save_state("encoder", self._runtime.hash, arrays)
@@ -225,9 +231,9 @@ class FrameDecoder:
         """All that the decoder remembers, for `restore`.
 
         Raises:
-            InputError: the decoder resamples.
+            InputError: the decoder resamples, or the model is not causal.
         """
-        self._resampler.check_saved()
+        _check_saved(self._runtime, self._resampler)
         arrays = {
             "numbers": np.array([self._late, self._started, self._n_lost, self._gain]),
             "gains": np.array(self._gains),

@@ -72,8 +72,10 @@ class Runtime(ABC):
         self.sample_rate: int = card["sample_rate"]
         self.hop_length: int = card["hop_length"]
         self.delay: int = card["delay"]
-        self.first_frames: int = card.get("first_frames", 1)
-        self.state_sizes = {part: int(card[f"{part}_state"]) for part in ("encoder", "decoder")}
+        self.first_frames: int = card["first_frames"]
+        self.state_sizes: dict[str, int] = {
+            part: card[f"{part}_state"] for part in ("encoder", "decoder")
+        }
         codebooks = load(folder.files[CODEBOOKS])["codebooks"]
         self.codebooks: Floats = codebooks.astype(np.float32)
         self.threads = threads or n_cores()
@@ -154,7 +156,7 @@ def load_runtime(folder: Path, *, threads: int = 1) -> Runtime:
         "centred": CentredRuntime,
     }
     model = ModelFolder.read(folder)
-    family = model.card.get("family", "spectral")
+    family = model.card["family"]
     if family not in families:
         raise ModelError(f"model {folder} is of the family {family!r}; upgrade rvq to use it")
     try:

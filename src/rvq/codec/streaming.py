@@ -87,9 +87,11 @@ class StreamEncoder:
                 f"samples must be floating point, [{self._channels}, any]; "
                 f"got {samples.dtype} of shape {samples.shape}"
             )
+        with np.errstate(over="ignore"):
+            samples = samples.astype(np.float32, copy=False)
         if not np.isfinite(samples).all():
             raise InputError("samples contain NaN or infinity")
-        return self._pack(self._frames.push(samples.astype(np.float32, copy=False)), False)
+        return self._pack(self._frames.push(samples), False)
 
     def flush(self) -> list[bytes]:
         """The last packets, with the frames that complete the last samples."""

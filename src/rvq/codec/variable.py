@@ -104,6 +104,17 @@ class VariableEncoder(FrameEncoder):
         n = self._latents.shape[1]
         return np.concatenate([codes, self._block(n)], axis=1) if n else codes
 
+    def save(self) -> bytes:
+        """Refuse: what was spent and heard so far is remembered nowhere else.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "the state of an encoder at a variable bitrate cannot be saved: encode at a constant "
+            "bitrate, or files as a whole"
+        )
+
     def _quantize(self, latents: Floats, samples: Floats) -> Indices:
         missing = latents.shape[1] * self._runtime.hop_length - samples.shape[1]
         hops = np.pad(samples, ((0, 0), (0, missing))).reshape(*latents.shape[:2], -1)

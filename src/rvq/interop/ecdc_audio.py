@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from rvq.bitstream.bitrates import codebooks_at
 from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
@@ -124,11 +125,7 @@ class CheckpointModel:
         model, n_codebooks = self._model, self.n_codebooks
         if bitrate is not None:
             step = self.sample_rate / model.hop_length * np.log2(model.codebook_size) / 1000
-            n_codebooks = int(bitrate / step + 1e-6)
-            if not 1 <= n_codebooks <= self.n_codebooks:
-                raise InputError(
-                    f"bitrate must be {step:g} to {self.n_codebooks * step:g} kbps, got {bitrate:g}"
-                )
+            n_codebooks = codebooks_at(bitrate, step, n_codebooks)
         return tuple(model.compress(torch.from_numpy(audio), n_codebooks))
 
     def decompress(self, segments: tuple[Segment, ...], n_samples: int) -> Floats:

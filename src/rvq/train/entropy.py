@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from rvq.bitstream.entropy import FILE
+from rvq.bitstream.entropy import FILE, EntropyModel
 from rvq.bitstream.tables import TOP
 from rvq.codec.codec import Codec
 from rvq.errors import InputError
@@ -90,6 +90,7 @@ def learn_for(
     }
     # safetensors writes memory as it lies, whatever the strides.
     learned = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    EntropyModel(learned)  # refuses what could not be read
     with replacing(codec.folder / FILE) as temporary:
         temporary.write_bytes(learned)
     return codec.folder / FILE
@@ -156,8 +157,9 @@ class LayerNetwork(nn.Module):
         weights /= step
         inputs = self.inputs.weight.double().numpy() * step / self.scale
         offset = self.inputs.bias.double().numpy() * step
-        precision = int(np.floor(np.log2(127 / np.abs(weights).max())))
-        shift = int(np.floor(np.log2(32767 / np.abs(inputs).max())))
+        # As fine as 8 and 16 bits allow, up to what the format does.
+        precision = int(min(np.floor(np.log2(127 / np.abs(weights).max(initial=1e-9))), 24))
+        shift = int(min(np.floor(np.log2(32767 / np.abs(inputs).max(initial=1e-9))), 31))
         hidden = len(offset)
         width = self.codewords.shape[1]
         rows = np.rint(inputs.T * 2**shift).astype(np.int16).reshape(-1, width, hidden)
