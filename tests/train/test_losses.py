@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rvq.mel import mel_filterbank
 from rvq.train.balancer import Balancer
 from rvq.train.config import LossConfig
 from rvq.train.losses import (
@@ -13,7 +14,6 @@ from rvq.train.losses import (
     SpectralLoss,
     adversarial_losses,
     discriminator_loss,
-    mel_filterbank,
     time_loss,
 )
 

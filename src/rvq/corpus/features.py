@@ -9,6 +9,7 @@ import soxr
 from rvq.codec.codec import Codec
 from rvq.corpus.audio import open_recording
 from rvq.errors import InputError
+from rvq.mel import mel_filterbank
 
 Floats = npt.NDArray[np.float32]
 
@@ -36,12 +37,7 @@ def log_mel(audio: Floats, sample_rate: int, hop_length: int) -> Floats:
     padded = np.pad(audio, (_N_FFT // 2, _N_FFT // 2))
     windows = np.lib.stride_tricks.sliding_window_view(padded, _N_FFT)[::hop_length]
     power = np.abs(np.fft.rfft(windows * np.hanning(_N_FFT), axis=1)) ** 2
-    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, N_MELS + 2) / 2595) - 1)
-    bins = np.linspace(0, sample_rate / 2, _N_FFT // 2 + 1)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    filters = np.maximum(0, np.minimum(rising, falling))
+    filters = mel_filterbank(sample_rate, _N_FFT, N_MELS)
     return np.log10(np.maximum(power @ filters, 1e-8)).astype(np.float32)
 
 

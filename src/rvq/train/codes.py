@@ -1,6 +1,5 @@
 """Codes of packed recordings, for what learns from them."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy.typing as npt
 
 from rvq.codec.codec import Codec
 from rvq.errors import InputError
+from rvq.train.data import load_sources
 
 Integers = npt.NDArray[np.int64]
 Progress = Callable[[float], None]
@@ -33,28 +33,23 @@ def gather(
     Args:
         codec: whose codes.
         data: folders written by `rvq data prepare`.
-        minutes: of audio to encode, shared by the sources in proportion to the square root of
-            their lengths.
+        minutes: of audio to encode, shared by the sources as training does.
         n_frames: of a stretch, at most those of 10 s.
         progress: called as work is done.
 
     Raises:
         InputError: nothing packed there, or less than a stretch.
     """
-    paths = sorted(path for folder in data for path in (folder / "train").glob("*.npy"))
-    lengths = {path: len(np.load(path, mmap_mode="r")) ** 0.5 for path in paths}
     rate = codec.runtime.sample_rate
+    sources = load_sources(data, rate)
+    weights = sum(source.weight for source in sources)
     parts: list[Integers] = []
-    for done, path in enumerate(paths):
-        facts = json.loads(path.with_suffix(".json").read_text())
-        if facts["sample_rate"] != rate:
-            raise InputError(f"{path} is at {facts['sample_rate']} Hz, the model at {rate} Hz")
-        packed = np.load(path, mmap_mode="r")
-        wanted = int(minutes * 60 * rate * lengths[path] / sum(lengths.values()))
-        parts += _encode(codec, packed, wanted, n_frames)
-        progress((done + 1) / len(paths))
+    for done, source in enumerate(sources):
+        wanted = int(minutes * 60 * rate * source.weight / weights)
+        parts += _encode(codec, source.samples, wanted, n_frames)
+        progress((done + 1) / len(sources))
     if not parts:
-        raise InputError(f"no packed recordings under {', '.join(map(str, data))}")
+        raise InputError(f"the packed recordings are shorter than {n_frames} frames")
     silence = codec.encode(np.zeros((1, 10 * rate), np.float32), rate).indices[0]
     n_silent = int(len(parts) * _SHARE_OF_SILENCE) + 1
     silence = np.resize(silence, (n_silent, n_frames, len(silence[0])))

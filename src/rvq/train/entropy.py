@@ -49,8 +49,7 @@ def learn_for(
     Args:
         codec: whose codes.
         data: folders written by `rvq data prepare`.
-        minutes: of audio to encode, shared by the sources in proportion to the square root of
-            their lengths.
+        minutes: of audio to encode, shared by the sources as training does.
         steps: per layer.
         batch_size: blocks per step.
         seed: of everything random.

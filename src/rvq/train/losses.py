@@ -4,11 +4,11 @@ All take `[batch, n_samples]` audio; the multi-scale losses follow EnCodec (Déf
 and DAC (Kumar et al. 2023), the hinge and feature losses SoundStream (Zeghidour et al. 2021).
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rvq.mel import mel_filterbank
 from rvq.nn import distributed, stft
 from rvq.train.config import LossConfig
 
@@ -27,16 +27,6 @@ def time_loss(reconstruction: Tensor, audio: Tensor, weights: Tensor | None = No
     return (distance if weights is None else distance * weights).mean()
 
 
-def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
-    """Triangular filters evenly spaced in mel (HTK), `[n_fft // 2 + 1, n_mels]`, unit peaks."""
-    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, n_mels + 2) / 2595) - 1)
-    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
-
-
 class SpectralLoss(nn.Module):
     """Two distances on shared short-time spectra at several resolutions.
 
@@ -49,7 +39,7 @@ class SpectralLoss(nn.Module):
         super().__init__()
         self.n_ffts = n_ffts
         for n_fft, n in zip(n_ffts, n_mels, strict=True):
-            filters = torch.from_numpy(mel_filterbank(sample_rate, n_fft, n))
+            filters = torch.from_numpy(mel_filterbank(sample_rate, n_fft, n)).float()
             self.register_buffer(f"filters_{n_fft}", filters, persistent=False)
             self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft), persistent=False)
 
@@ -98,7 +88,7 @@ class MelMagnitudeLoss(nn.Module):
         super().__init__()
         self.n_ffts = tuple(2**i for i in range(5, 12))
         for n_fft in self.n_ffts:
-            filters = torch.from_numpy(mel_filterbank(sample_rate, n_fft, n_mels))
+            filters = torch.from_numpy(mel_filterbank(sample_rate, n_fft, n_mels)).float()
             window = torch.hann_window(n_fft)
             window = window / window.square().sum().sqrt()
             self.register_buffer(f"filters_{n_fft}", filters, persistent=False)
