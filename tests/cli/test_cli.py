@@ -1,8 +1,17 @@
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
+
+from rvq import __version__
+from rvq.errors import InputError
+from rvq.train.recipe import read_recipe, shipped_recipe
 
 
 def rvq(*arguments, **options):
@@ -32,6 +41,15 @@ def test_info(compressed):
     assert "0 damaged" in run.stdout
 
 
+def test_info_shows_control_characters_and_obeys_none(speech_path, tmp_path):
+    target = tmp_path / "speech.rvq"
+    title = "\x1b[31mred\u202e\nnext, Größe 大\u3000き"
+    assert rvq("encode", speech_path, target, "--title", title).returncode == 0
+    run = rvq("info", target)
+    assert "\x1b" not in run.stdout
+    assert r"\x1b[31mred\u202e\nnext, Größe 大" + "\u3000き" in run.stdout
+
+
 @pytest.mark.parametrize("how", [("--codebooks", 2), ("--bitrate", 1.5)])
 def test_trimming_equals_encoding_at_that_bitrate(speech_path, tmp_path, how):
     whole, trimmed, direct = (tmp_path / f"{name}.rvq" for name in ("whole", "trimmed", "direct"))
@@ -49,6 +67,71 @@ def test_trimming_reads_a_pipe(compressed, tmp_path):
     with subprocess.Popen(["cat", compressed], stdout=subprocess.PIPE) as cat:
         subprocess.run(command, stdin=cat.stdout, check=True)
     assert piped.read_bytes() == trimmed.read_bytes()
+
+
+def test_what_is_left_of_a_damaged_file_has_its_own_status(compressed, tmp_path):
+    short, target = tmp_path / "short.rvq", tmp_path / "short.wav"
+    short.write_bytes(compressed.read_bytes()[:-200])
+    run = rvq("decode", short, target)
+    assert run.returncode == 3
+    assert "is damaged: " in run.stderr
+    assert target.exists()
+
+
+def test_names_of_files_may_be_any_bytes(speech_path, tmp_path):
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/odd\xff.ogg"))
+    odd.write_bytes(speech_path.read_bytes())
+    assert rvq("encode", odd).returncode == 0
+    run = rvq("decode", odd.with_suffix(".rvq"))
+    assert run.returncode == 0, run.stderr
+    assert odd.with_suffix(".wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("noext", "needs an ending"), ("x.txt", "cannot write .txt files"), ("x.wav/y.wav", "folder")],
+)
+def test_names_of_recordings_that_cannot_be_written(compressed, tmp_path, name, message):
+    run = rvq("decode", compressed, tmp_path / name)
+    assert run.returncode == 1
+    assert message in run.stderr
+
+
+def test_names_of_compressed_files_that_mislead(speech_path, tmp_path):
+    for name, message in (("x.wav", "name the compressed file .rvq"), ("-", "rvq stream")):
+        run = rvq("encode", speech_path, name, cwd=tmp_path)
+        assert run.returncode == 1
+        assert message in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_permissions_stay(speech_path, tmp_path):
+    target = tmp_path / "private.rvq"
+    target.touch(mode=0o600)
+    assert rvq("encode", speech_path, target, "--force").returncode == 0
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ended_early_it_leaves_nothing(tmp_path, number, status):
+    audio = np.random.default_rng(0).uniform(-0.1, 0.1, (24_000 * 600, 1))
+    soundfile.write(tmp_path / "long.wav", audio, 24_000)
+    command = [sys.executable, "-m", "rvq", "encode", "long.wav", "--quality", "6"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob(".*.rvq")):
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.send_signal(number)
+        _, said = process.communicate()
+    assert process.returncode == status
+    assert said == ("rvq: interrupted\n" if number == signal.SIGINT else "")
+    assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+def test_version_and_short_help():
+    assert rvq("--version").stdout == f"rvq {__version__}\n"
+    for command in ([], ["encode"], ["data", "prepare"]):
+        assert "Usage" in rvq(*command, "-h").stdout
 
 
 def test_nothing_is_overwritten_unless_forced(compressed, speech_path):
@@ -111,6 +194,32 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(tmp_path, arguments):
     assert "Traceback" not in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_model_is_not_overwritten_unless_forced(tmp_path):
+    (tmp_path / "checkpoint.pt").write_text("This is not a checkpoint.")
+    (tmp_path / "model.json").write_text("mine")
+    run = rvq("export", tmp_path / "checkpoint.pt", tmp_path)
+    assert run.returncode == 1
+    assert run.stderr.endswith("holds a model already; add --force to overwrite it\n")
+    run = rvq("export", tmp_path / "checkpoint.pt", tmp_path, "--force")
+    assert run.returncode == 1
+    assert "checkpoint.pt" in run.stderr
+    assert (tmp_path / "model.json").read_text() == "mine"
+
+
+def test_extending_without_torch_says_what_is_missing():
+    arguments = ["rvq", "extend", "speech_24khz", "out", "--data", ".", "--codebooks", "20"]
+    code = f"import sys; sys.modules['torch'] = None; sys.argv = {arguments}; import rvq.__main__"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith("rvq: extending needs `pip install 'rvq[train]'`")
+
+
+def test_recipes_of_the_package_are_found_by_name():
+    assert read_recipe(shipped_recipe("speech_24khz")).name == "speech_24khz"
+    with pytest.raises(InputError, match=r"no recipe 'nonesuch': .* audio_24khz, speech_24khz"):
+        shipped_recipe("nonesuch")
 
 
 def test_every_command_has_help():

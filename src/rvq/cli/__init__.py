@@ -1,18 +1,36 @@
 """The command line: one module per command, no logic."""
 
+import signal
 import sys
+
+INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run `rvq`; bad input ends with one sentence and exit status 1."""
+    """Run `rvq`; bad input ends with one sentence and exit status 1, damage with 3."""
+    # Told to end, it clears up as it does after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.exit(_interrupted())
+
+
+def _run() -> None:
     from rvq.cli.app import app
     from rvq.errors import RvqError
 
+    for stream in (sys.stdout, sys.stderr):  # names of files may be any bytes
+        stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except RvqError as error:
         print(f"rvq: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("rvq: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        sys.exit(_interrupted() if end.code == INTERRUPTED else end.code)
+
+
+def _interrupted() -> int:
+    print("rvq: interrupted", file=sys.stderr)
+    return INTERRUPTED

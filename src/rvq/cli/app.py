@@ -1,7 +1,10 @@
 """All commands of `rvq`."""
 
+from typing import Annotated
+
 import typer
 
+import rvq
 from rvq.cli import (
     data,
     decode,
@@ -24,11 +27,29 @@ from rvq.cli import (
 )
 
 app = typer.Typer(
-    help="Residual vector quantization of audio and speech.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rvq {rvq.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="And nothing else."),
+    ] = False,
+) -> None:
+    """Residual vector quantization of audio and speech."""
+
+
 app.command()(encode.encode)
 app.command()(decode.decode)
 app.command()(info.info)

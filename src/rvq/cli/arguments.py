@@ -18,12 +18,15 @@ LanguageModel = Annotated[
     Path | None,
     typer.Option(help="Of .ecdc files: EnCodec's, or written by `rvq learn-transformer`."),
 ]
+DAMAGED = 3
+"""Exit status where a file was damaged and what is left of it was used."""
+
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 
 
 def check_output(source: Path, target: Path, force: bool) -> None:
     """Refuse to overwrite the input at all, and anything else unless forced."""
-    if target.exists():
+    if target.is_file() or target.is_dir():  # pipes and devices cannot be overwritten
         if source.exists() and target.samefile(source):
             raise InputError(f"{target} is the input; give the output another name")
         if not force:

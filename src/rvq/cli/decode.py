@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import DecodingModel, Force, LanguageModel, check_output, progress_bar
+from rvq.cli.arguments import (
+    DAMAGED,
+    DecodingModel,
+    Force,
+    LanguageModel,
+    check_output,
+    progress_bar,
+)
 from rvq.errors import InputError
 
 
@@ -18,7 +25,7 @@ def decode(
     language_model: LanguageModel = None,
     force: Force = False,
 ) -> None:
-    """Decompress a file."""
+    """Decompress a file; exit status 3 if it was damaged and what is left of it was decoded."""
     from rvq.codec.files import codec_for, decode_file
 
     target = target or source.with_suffix(".wav")
@@ -45,3 +52,4 @@ def decode(
             f"{damage.weakened} have lost some layers",
             err=True,
         )
+        raise typer.Exit(DAMAGED)

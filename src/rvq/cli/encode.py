@@ -42,9 +42,13 @@ def encode(
     """Compress a recording."""
     from rvq.bitstream.container import Reader
     from rvq.codec.codec import Codec
-    from rvq.codec.files import encode_file, open_rvq
+    from rvq.codec.files import AUDIO_ENDINGS, encode_file, open_rvq
 
     target = target or source.with_suffix(".rvq")
+    if str(target) == "-":
+        raise InputError("files are finished at their beginning: name one, or use `rvq stream`")
+    if target.suffix.lower() in AUDIO_ENDINGS:
+        raise InputError(f"{target} is named like a recording; name the compressed file .rvq")
     check_output(source, target, force)
     if target.suffix.lower() == ".ecdc":
         from rvq.interop.ecdc_audio import encode_ecdc, load_ecdc_model, load_language_model

@@ -1,5 +1,6 @@
 """Audio files <-> .rvq files, block by block, so that hours take no more memory than seconds."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -240,10 +241,12 @@ def open_rvq(path: Path) -> BinaryIO:
 
 def _open_audio(path: Path) -> soundfile.SoundFile:
     if not path.is_file():
-        what = "it is a folder" if path.is_dir() else "no such file"
+        what = "no such file"
+        if path.exists():
+            what = "it is a folder" if path.is_dir() else "it is no file; `rvq stream` reads pipes"
         raise InputError(f"cannot read {path}: {what}")
     try:
-        return soundfile.SoundFile(path)
+        return soundfile.SoundFile(_name(path))
     except soundfile.LibsndfileError as error:
         raise InputError(
             f"{path} is not audio that can be read ({error.error_string.rstrip('.')}); "
@@ -259,13 +262,20 @@ def _blocks(audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
             yield block
 
 
+def _name(path: Path) -> str | bytes:
+    """A path as soundfile opens it whatever bytes it is made of."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
 def _create_audio(path: Path, sample_rate: int, channels: int) -> soundfile.SoundFile:
     ending = path.suffix[1:].upper()
     if ending not in _FORMATS:
-        raise InputError(f"cannot write {path.suffix!r} files; choose .wav, .flac, .ogg or .mp3")
+        named = f"cannot write {path.suffix} files" if ending else "the output needs an ending"
+        raise InputError(f"{named}; choose .wav, .flac, .ogg or .mp3")
+    path.touch()  # a folder that cannot be written says so better than libsndfile
     try:
         return soundfile.SoundFile(
-            path,
+            _name(path),
             "w",
             samplerate=sample_rate,
             channels=channels,

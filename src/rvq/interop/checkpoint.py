@@ -173,7 +173,15 @@ def _read(file: Path) -> dict[str, Tensor]:
             raise ModelError(f"{file} is no safetensors file, or damaged: {error}") from None
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, ValueError, RuntimeError, BadZipFile, pickle.UnpicklingError):
+    except (  # KeyError: an unknown instruction of pickle
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        BadZipFile,
+        pickle.UnpicklingError,
+    ):
         raise ModelError(
             f"{file} is no file of tensors saved by torch, or damaged or truncated; get it again"
         ) from None

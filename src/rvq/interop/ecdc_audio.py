@@ -155,7 +155,7 @@ def load_ecdc_model(name_or_path: str | Path, *, beam_size: int = BEAM_SIZE) -> 
             model = FolderModel(codec, beam_size=beam_size)
     if model.name not in ("encodec_24khz", "encodec_48khz"):
         raise ModelError(
-            f".ecdc files are of EnCodec, {name_or_path} is {model.name}; give a folder written by "
+            f".ecdc files are of EnCodec, not of the model {model.name}; give a folder written by "
             "`rvq import encodec`, or EnCodec's checkpoint, as the model"
         )
     return model

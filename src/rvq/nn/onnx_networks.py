@@ -1,7 +1,10 @@
 """Networks of torch as ONNX, in a model folder that `rvq.codec` loads."""
 
+import logging
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,23 +89,38 @@ def _export_network(part: Part, *, half_weights: bool) -> bytes:
     time = {"state": {}, "audio": {2: free}}
     with tempfile.TemporaryDirectory() as temporary:
         wide = Path(temporary) / "network.onnx"
-        torch.onnx.export(
-            part.network,
-            tuple(torch.cat([x, x]) for x in examples.values()),
-            wide,
-            input_names=list(examples),
-            output_names=outputs,
-            dynamic_shapes=tuple({0: free, **time.get(name, {1: free})} for name in examples),
-            dynamo=True,
-            optimize=False,  # which would transpose, merge and rename weights; the runtime does it
-            external_data=False,
-            verbose=False,
-        )
+        with _silence():
+            torch.onnx.export(
+                part.network,
+                tuple(torch.cat([x, x]) for x in examples.values()),
+                wide,
+                input_names=list(examples),
+                output_names=outputs,
+                dynamic_shapes=tuple({0: free, **time.get(name, {1: free})} for name in examples),
+                dynamo=True,
+                optimize=False,  # it would transpose, merge and rename weights; the runtime does it
+                external_data=False,
+                verbose=False,
+            )
         network = onnx.load(wide)
     if half_weights:
         _halve_weights(network)
     _forget_sources(network)
     return bytes(network.SerializeToString())
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without what the exporter says of torch's own insides and of packages that are not needed."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        exporter.setLevel(level)
 
 
 def _halve_weights(network: onnx.ModelProto) -> None:
