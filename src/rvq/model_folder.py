@@ -27,6 +27,8 @@ _LEAST = {
     "first_frames": 1,
     "encoder_state": 0,
     "decoder_state": 0,
+    "n_codebooks": 1,
+    "codebook_size": 2,
 }
 """Numbers that every card has, and how small they may be."""
 

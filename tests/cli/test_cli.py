@@ -76,6 +76,35 @@ def test_what_is_left_of_a_damaged_file_has_its_own_status(compressed, tmp_path)
     assert run.returncode == 3
     assert "is damaged: " in run.stderr
     assert target.exists()
+    run = rvq("info", short)
+    assert run.returncode == 3
+    assert "the end is missing" in run.stdout
+    assert "saved" not in run.stdout  # what is missing is no saving
+    short.write_bytes(compressed.read_bytes()[:52])
+    assert "the file is cut short" in rvq("info", short).stdout
+
+
+def test_evaluations_fail_before_they_measure_or_say_so(speech_path, tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / "clip.ogg").write_bytes(speech_path.read_bytes())
+    command = ["eval", folder, "--opus", "", "--mp3", "", "--measures", "si_sdr", "--workers", 1]
+    for wrong, message in (
+        (["--bitrates", 100], "0.75 to 13.5 kbps, got 100"),
+        (["--html", tmp_path / "no" / "x.html"], "there is no folder"),
+        (["--measures", "dnsmoss"], "dnsmoss"),
+    ):
+        run = rvq(*command, *wrong)
+        assert run.returncode == 1
+        assert run.stderr.startswith("rvq: ")
+        assert message in run.stderr
+    failing = ["--bitrates", "", "--peer", "copy,9,cp {input} {output}"]
+    failing += ["--peer", "bad,3,false {input} {output}"]
+    run = rvq(*command, *failing)
+    assert run.returncode == 3
+    assert "clip.ogg, bad: " in run.stderr
+    assert "Failure(" not in run.stderr
+    assert "copy" in run.stdout
 
 
 def test_names_of_files_may_be_any_bytes(speech_path, tmp_path):

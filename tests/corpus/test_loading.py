@@ -1,5 +1,7 @@
 """Parquet of codes -> tokens: everything once, whoever reads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,6 +117,18 @@ def test_metadata_comes_along(recordings, tmp_path):
     left, right = CodesStream(tmp_path / "out")
     assert left.metadata == right.metadata == {"text": "good morning"}
     assert (left.channel, right.channel) == (0, 1)
+
+
+def test_rows_without_frames_hold_nothing(folder, tmp_path):
+    some = parquet.open_shard(parquet.find_shards(folder)[0])
+    row = next(parquet.read_group(some, 0))
+    writer = parquet.ShardWriter(tmp_path / "codes.parquet", 4)
+    for codes in (row.codes[:0], row.codes):
+        writer.write(replace(row, codes=codes))
+    writer.close(parquet.ShardSummary(2, 1.0, 1, ()))
+    dataset = CodesDataset(tmp_path)
+    assert len(dataset) == len(list(CodesStream(tmp_path))) == 1
+    np.testing.assert_array_equal(dataset[0].codes, row.codes)
 
 
 def test_what_does_not_fit_is_refused(folder, tmp_path):

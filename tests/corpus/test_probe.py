@@ -131,11 +131,36 @@ def test_what_cannot_be_probed(tmp_path, manifest):
     clip = str(CLIPS[0])
     for rows, message in (
         ([{"path": clip}], "lacks labels"),
+        ([{"path": clip, "label": ""}], "lacks labels"),
         ([{"path": clip, "label": "a"}], "single label"),
+        ([{"path": clip, "label": 0}], "single label, '0'"),
         ([{"path": clip, "label": n, "group": n, "key": n} for n in "ab"], "one group only"),
+        (
+            [
+                {"path": clip, "label": "aabb"[n], "group": max(0, n - 1), "key": n}
+                for n in range(4)
+            ],
+            "one group only",
+        ),
     ):
         path.write_text("\n".join(map(json.dumps, rows)))
         with pytest.raises(InputError, match=message):
             probe(path)
     with pytest.raises(InputError, match="cannot read"):
         probe(tmp_path / "nowhere.csv")
+
+
+def test_recordings_without_a_group_are_in_none(manifest, tmp_path):
+    # The second entry is number 1, but not of group 1.
+    rows = [
+        {
+            "path": f"{manifest.parent / CLIPS[n // 3].stem}_{n}.wav",
+            "label": "ab"[n // 3],
+            "group": group,
+        }
+        for n, group in enumerate(("1", "", "1", None, "x", ""))
+    ]
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    probed = probe(path, n_codebooks=(1,), n_folds=2)
+    assert (probed.labels, probed.n_folds) == (("a", "b"), 2)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,11 @@ import pytest
 import soundfile
 
 from rvq import Codec
+from rvq.codec.files import AUDIO_ENDINGS
 from rvq.corpus.detokenize import detokenize
-from rvq.corpus.plan import make_plan
+from rvq.corpus.encoding import Task, write_shard
+from rvq.corpus.plan import Settings, make_plan
+from rvq.corpus.sources import CORPUS_ENDINGS
 from rvq.corpus.tokenize import tokenize
 from rvq.errors import InputError, ModelError
 
@@ -304,8 +308,6 @@ def test_what_only_av_reads(recordings, tmp_path, codec):
 
 def test_plans_are_the_same_for_any_settings_of_speed(recordings, tmp_path):
     codec = Codec.load()
-    from rvq.corpus.plan import Settings
-
     settings = Settings("speech_24khz", codec.model_hash, 8, False)
     one = make_plan(str(recordings), tmp_path / "one", settings, shard_bytes=50_000)
     two = make_plan(str(recordings), tmp_path / "two", settings, shard_bytes=50_000)
@@ -316,6 +318,77 @@ def test_plans_are_the_same_for_any_settings_of_speed(recordings, tmp_path):
     assert len({source.key for source in sources}) == one.n_sources == 25
     sizes = [sum(source.n_bytes for source in shard) for shard in shards[:-1]]
     assert min(sizes) >= 50_000
+
+
+@pytest.mark.parametrize("source", [".", "st*.wav", "list.jsonl"])
+def test_relative_sources_are_found_from_anywhere(source, recordings, tmp_path, codec, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(recordings / "stereo.wav", folder)
+    (folder / "list.jsonl").write_text('{"path": "stereo.wav"}')
+    settings = Settings("speech_24khz", codec.model_hash, 1, False)
+    monkeypatch.chdir(folder)
+    (shard,) = make_plan(source, out, settings).shards()
+    monkeypatch.chdir(tmp_path)
+    assert write_shard(Task(shard, settings), lambda event: None).n_recordings == 1
+    assert tokenize(folder / source, out, bitrate=0.75).n_recordings == 1
+
+
+def test_sources_that_moved_are_still_the_same(recordings, tmp_path, codec):
+    before, after, out = tmp_path / "before", tmp_path / "after", tmp_path / "out"
+    before.mkdir()
+    shutil.copy(recordings / "stereo.wav", before)
+    make_plan(str(before), out, Settings("speech_24khz", codec.model_hash, 1, False))
+    before.rename(after)
+    done = tokenize(after, out, bitrate=0.75, workers=1)
+    assert (done.n_recordings, done.skipped) == (1, ())
+
+
+def test_plans_of_earlier_versions_are_gone_on_with(recordings, tmp_path, codec):
+    # They had a digest of the sources, paths included, which could be relative.
+    out = tmp_path / "out"
+    settings = Settings("speech_24khz", codec.model_hash, 1, False)
+    make_plan(str(recordings / "st*.wav"), out, settings)
+    fields = json.loads((out / "_plan.json").read_text())
+    (out / "_plan.json").write_text(json.dumps(fields | {"digest": "0" * 64}))
+    size = (recordings / "stereo.wav").stat().st_size
+    (out / "_sources.jsonl").write_text(json.dumps(["stereo.wav", "in/stereo.wav", size, None]))
+    done = tokenize(str(recordings / "st*.wav"), out, bitrate=0.75, workers=1)
+    assert (done.n_recordings, done.skipped) == (1, ())
+
+
+def test_a_damaged_list_of_sources_is_one_sentence(recordings, tmp_path, codec):
+    settings = Settings("speech_24khz", codec.model_hash, 1, False)
+    make_plan(str(recordings), tmp_path, settings)
+    (tmp_path / "_sources.jsonl").write_text('["stereo.wav"')
+    with pytest.raises(InputError, match=r"_sources\.jsonl is missing or damaged"):
+        tokenize(recordings, tmp_path, bitrate=0.75)
+
+
+def test_more_channels_than_a_codec_takes_are_skipped(recordings, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(recordings / "stereo.wav", folder)
+    soundfile.write(folder / "wide.wav", np.zeros((800, 300)), 8000)
+    done = tokenize(folder, tmp_path / "out", bitrate=0.75, workers=1)
+    assert done.n_recordings == 1
+    assert [(s.key, s.reason) for s in done.skipped] == [
+        ("wide.wav", "has 300 channels, more than 255")
+    ]
+    mono = tokenize(folder, tmp_path / "mono", bitrate=0.75, mono=True, workers=1)
+    assert (mono.n_recordings, mono.skipped) == (2, ())
+
+
+def test_a_key_of_a_manifest_may_be_zero(recordings, tmp_path):
+    rows = [{"id": n, "path": str(recordings / "stereo.wav")} for n in range(2)]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = tokenize(tmp_path / "list.jsonl", tmp_path / "out", bitrate=0.75, mono=True, workers=1)
+    assert list(pd.read_parquet(done.shards[0]).key) == ["0", "1"]
+
+
+def test_a_corpus_takes_more_kinds_of_files_than_are_read_elsewhere():
+    assert AUDIO_ENDINGS < CORPUS_ENDINGS
+    assert ".m4a" in CORPUS_ENDINGS
 
 
 # --- back -----------------------------------------------------------------------------------------
@@ -354,3 +427,33 @@ def test_keys_that_would_meet_are_refused(recordings, tmp_path):
     done = tokenize(manifest, tmp_path / "codes", bitrate=0.75, workers=1)
     with pytest.raises(InputError, match=r"both become a\.flac"):
         detokenize(done.shards[0], tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def stereo(recordings, tmp_path_factory):
+    """A shard with one recording."""
+    folder = tmp_path_factory.mktemp("stereo")
+    done = tokenize(recordings / "stereo.wav", folder, bitrate=0.75, workers=1)
+    return done.shards[0]
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"), [("flac", "FLAC"), (".opus", "OPUS"), (".oga", "VORBIS"), ("WAV", "PCM_16")]
+)
+def test_the_ending_chooses_the_format_as_in_decoding(stereo, tmp_path, ending, kind):
+    assert detokenize(stereo, tmp_path, ending=ending) == 1
+    (made,) = tmp_path.iterdir()
+    assert made.name == f"stereo.{ending.lstrip('.')}"
+    assert kind in (soundfile.info(made).format, soundfile.info(made).subtype)
+
+
+@pytest.mark.parametrize("ending", ["", ".", "a/b", ".raw", ".xyz"])
+def test_endings_that_cannot_be_written_are_refused(stereo, tmp_path, ending):
+    with pytest.raises(InputError, match=r"choose \.(flac|wav)"):
+        detokenize(stereo, tmp_path, ending=ending)
+    assert not list(tmp_path.iterdir())
+
+
+def test_detokenizing_needs_a_worker(stereo, tmp_path):
+    with pytest.raises(InputError, match="workers must be at least 1, got -1"):
+        detokenize(stereo, tmp_path, workers=-1)

@@ -157,6 +157,8 @@ def test_settings_are_checked():
         PEERS["mp3"](16.5)
     with pytest.raises(InputError, match="must contain"):
         Command("x", "cp {input}", kbps=1)
+    with pytest.raises(InputError, match="mend its quotes"):
+        Command("x", "cp '{input} {output}", kbps=1)
     with pytest.raises(InputError, match="above 0"):
         Command("x", "cp {input} {output}", kbps=0)
     with pytest.raises(InputError, match="channels"):

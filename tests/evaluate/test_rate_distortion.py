@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rvq.errors import FormatError, InputError, RvqError
 from rvq.evaluate import report
-from rvq.evaluate.baselines import Command, Roundtrip
+from rvq.evaluate.baselines import Command, Roundtrip, RvqCodec
 from rvq.evaluate.metrics import Scores
 from rvq.evaluate.rate_distortion import evaluate
 from rvq.evaluate.results import Evaluation, Failure, Interval, Record, SystemInfo
@@ -88,6 +88,19 @@ def test_a_cache_cut_off_in_the_middle_of_a_line_goes_on(wav, log, tmp_path):
     assert log.read_text().splitlines() == ["noisy 0.02"]
 
 
+def test_damaged_counts_in_a_cache_are_made_again(wav, tmp_path):
+    cache = tmp_path / "cache.jsonl"
+    system = RvqCodec("speech_24khz", 1.5)
+    (whole,) = evaluate([wav], [system], workers=1, cache=cache, measures=["si_sdr"]).records
+    line = json.loads(cache.read_text())
+    shape, packed = line["code_counts"]
+    for damaged in ([shape, packed[:8] + packed[12:]], [shape, packed[:9]], [[3, 1024], packed]):
+        cache.write_text(json.dumps(line | {"code_counts": damaged}) + "\n")
+        result = evaluate([wav], [system], workers=1, cache=cache, measures=["si_sdr"])
+        assert result.records[0].code_counts == whole.code_counts
+        assert len(cache.read_text().splitlines()) == 2
+
+
 def test_another_file_is_not_mistaken_for_a_cache(wav, log, tmp_path):
     settings = tmp_path / "settings.json"
     settings.write_text('{"bitrate": 6}\n')
@@ -139,6 +152,8 @@ def test_what_cannot_work_is_refused_at_once(wav, log):
         evaluate([wav], [Noisy(0.1, log), Noisy(0.1, log, version="2")])
     with pytest.raises(RvqError, match="not found"):
         evaluate([wav], [Command("absent", "no-such-codec {input} {output}", 8)])
+    with pytest.raises(InputError, match=r"no measure 'dnsmoss'; there are pesq_wb, .*dnsmos"):
+        evaluate([wav], [Noisy(0.1, log)], measures=["dnsmoss", "si_sdr"])
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 10, 33, 1000])

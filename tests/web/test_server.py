@@ -1,7 +1,10 @@
 import posixpath
 import re
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -91,6 +94,44 @@ def test_other_sites_are_refused(client, sample_bytes):
     cross = {"Sec-Fetch-Site": "cross-site"}
     assert client.post("/api/encode", content=sample_bytes, headers=cross).status_code == 403
     assert client.get("/about.json", headers={"Host": "evil.example"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("[::1]:8765", 200),
+        ("[::1]", 200),
+        ("LOCALHOST:8765", 200),
+        ("127.0.0.1:8765", 200),
+        ("[::2]:8765", 400),
+        ("[::1].evil.example", 400),
+        ("[::1]evil.example:8765", 400),
+        ("localhost.evil.example", 400),
+        ("[evil.example]", 400),
+        ("::1", 400),
+        ("", 400),
+    ],
+)
+def test_only_names_of_this_machine_are_answered(client, host, status):
+    assert client.get("/about.json", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6")
+@pytest.mark.parametrize("host", ["::1", "0:0:0:0:0:0:0:1"])
+def test_ipv6_addresses_are_served_and_no_others_let_in(host):
+    command = [sys.executable, "-u", "-m", "rvq", "serve", "--port", "0", "--no-browser"]
+    with subprocess.Popen([*command, "--host", host], stdout=subprocess.PIPE, text=True) as run:
+        try:
+            address = run.stdout.readline().split()[0]
+            assert address.startswith(f"http://[{host}]:")
+            for url in (address, address.replace(host, "::1")):
+                with urllib.request.urlopen(url) as answer:
+                    assert answer.status == 200
+            request = urllib.request.Request(address, headers={"Host": "evil.example"})
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(request)
+        finally:
+            run.terminate()
 
 
 def test_no_file_outside_of_the_page_is_given_out(client):

@@ -1,10 +1,13 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 
+from rvq.codec.models import find
 from rvq.errors import InputError, ModelError
+from rvq.model_folder import read_card
 from rvq.web import listening, static_copy
 from rvq.web.listening import SAMPLES
 from rvq.web.static_copy import runtime_files, write_static_copy
@@ -41,7 +44,8 @@ def test_nothing_is_overwritten(tmp_path):
 def test_models_of_another_family_are_refused(tmp_path):
     model = tmp_path / "model"
     model.mkdir()
-    (model / "model.json").write_text('{"format": 2, "hash": "00", "family": "waveform"}')
+    card = read_card(find("speech_24khz")) | {"family": "waveform"}
+    (model / "model.json").write_text(json.dumps(card))
     with pytest.raises(InputError, match="spectral family"):
         write_static_copy(model, tmp_path / "new")
 
@@ -59,3 +63,19 @@ def test_a_missing_or_wrong_runtime_is_one_sentence_and_leaves_nothing(tmp_path,
     with pytest.raises(InputError, match="npm"):
         write_static_copy("speech_24khz", tmp_path / "new")
     assert not list(tmp_path.glob(".rvq-*"))
+
+
+def test_an_archive_without_the_runtime_is_one_sentence(tmp_path, monkeypatch):
+    # Stands for npm: packs an archive that lacks the files.
+    npm = tmp_path / "npm"
+    npm.write_text(
+        f"#!{sys.executable}\n"
+        "import tarfile\n"
+        "with tarfile.open('onnxruntime-web.tgz', 'w:gz') as archive:\n"
+        f"    archive.add({str(tmp_path / 'npm')!r}, 'package/dist/other.mjs')\n"
+    )
+    npm.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"has no ort\.wasm\.bundle\.min\.mjs"):
+        runtime_files()

@@ -52,6 +52,7 @@ class Reader:
         whole: whether the checksum of all blocks agrees; None until the last of them has been read
             in one go from the first. Always None for version 1, whose blocks have their own.
         added_to: whether bytes follow the end of the file; None as long as `whole`.
+        cut_short: whether the file ended before its end, as far as it has been read.
 
     Raises:
         FormatError: the header cannot be read.
@@ -63,6 +64,7 @@ class Reader:
         self._entropy = entropy
         self.whole: bool | None = None
         self.added_to: bool | None = None
+        self.cut_short = False
         self._source = Source(file, self._start)
         self.header, self._size = self._read_header()
         self._next = 0  # block that a pipe stands at
@@ -123,8 +125,9 @@ class Reader:
             self._next = stored.index + 1
             if stored.index >= first:
                 yield stored
+        trailer = CRC.size if self.header.version > 1 else 0
+        self.cut_short = bool(stored and stored.end) or not source.available(trailer)
         if from_start and not (stored and stored.end):
-            trailer = CRC.size if self.header.version > 1 else 0
             self.added_to = source.available(trailer + 1)
             if trailer:
                 self.whole = CRC.pack(source.crc) == source.peek(0, trailer)

@@ -16,6 +16,7 @@ class Survey:
         lost: blocks whose first layer is damaged or missing.
         weakened: other blocks with damaged or missing layers.
         whole: whether the file's checksum agrees; None if it has none or was not reached.
+        cut_short: whether the file ends before its end.
     """
 
     header: Header
@@ -23,6 +24,13 @@ class Survey:
     lost: int
     weakened: int
     whole: bool | None
+    cut_short: bool
+
+    @property
+    def damaged(self) -> bool:
+        """Whether anything at all is wrong."""
+        lost = self.lost + self.weakened > 0
+        return lost or self.cut_short or self.header.repaired or self.whole is False
 
     @property
     def payload(self) -> int:
@@ -40,4 +48,6 @@ def survey(reader: Reader) -> Survey:
         weakened += stored.layers[0] is not None and not stored.intact
         for layer, data in enumerate(stored.layers):
             layers[layer] += len(data or b"")
-    return Survey(header, tuple(layers), header.n_blocks - found, weakened, reader.whole)
+    return Survey(
+        header, tuple(layers), header.n_blocks - found, weakened, reader.whole, reader.cut_short
+    )

@@ -2,12 +2,13 @@
 
 import signal
 import sys
+from io import TextIOWrapper
 
 INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run `rvq`; bad input ends with one sentence and exit status 1, damage with 3."""
+    """Run `rvq`; bad input ends with one sentence and exit status 1."""
     # Told to end, it clears up as it does after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -21,7 +22,8 @@ def _run() -> None:
     from rvq.errors import RvqError
 
     for stream in (sys.stdout, sys.stderr):  # names of files may be any bytes
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except RvqError as error:

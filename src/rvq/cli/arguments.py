@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rvq.errors import InputError
+from rvq.model_folder import CARD
 
 Model = Annotated[str, typer.Option(help="Name of a model of the package, or a model folder.")]
 DecodingModel = Annotated[
@@ -18,8 +19,8 @@ LanguageModel = Annotated[
     Path | None,
     typer.Option(help="Of .ecdc files: EnCodec's, or written by `rvq learn-transformer`."),
 ]
-DAMAGED = 3
-"""Exit status where a file was damaged and what is left of it was used."""
+IN_PART = 3
+"""Exit status where some of the input was damaged or failed, and the rest was done."""
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 
@@ -31,6 +32,12 @@ def check_output(source: Path, target: Path, force: bool) -> None:
             raise InputError(f"{target} is the input; give the output another name")
         if not force:
             raise InputError(f"{target} exists already; add --force to overwrite it")
+
+
+def check_model_folder(folder: Path, force: bool) -> None:
+    """Refuse to overwrite a model unless forced."""
+    if (folder / CARD).exists() and not force:
+        raise InputError(f"{folder} holds a model already; add --force to overwrite it")
 
 
 @contextmanager

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from rvq.errors import InputError
-
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -31,15 +29,9 @@ def prepare(
     from rich.progress import Progress
 
     from rvq.train.prepare import prepare as gather
-    from rvq.train.recipe import read_recipe
+    from rvq.train.recipe import read_recipe, shipped_recipe
 
-    if not recipe.exists():
-        shipped = Path(__file__).parents[1] / "train" / "recipes"
-        recipe_path = shipped / f"{recipe}.yaml"
-        if not recipe_path.exists():
-            names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
-            raise InputError(f"no recipe {str(recipe)!r}: give a YAML file or one of {names}")
-        recipe = recipe_path
+    found = read_recipe(recipe if recipe.exists() else shipped_recipe(str(recipe)))
     with Progress() as bar:
         tasks: dict[str, int] = {}
 
@@ -48,9 +40,7 @@ def prepare(
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done, total=total)  # type: ignore[arg-type]
 
-        packed = gather(
-            read_recipe(recipe), out, sources_dir=folder, cache=cache, only=only, progress=report
-        )
+        packed = gather(found, out, sources_dir=folder, cache=cache, only=only, progress=report)
     for source in packed:
         typer.echo(
             f"{source.name}: {source.train_hours:.2f} h to train on, {source.dev_clips} held-out "

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rvq.cli.arguments import (
-    DAMAGED,
+    IN_PART,
     DecodingModel,
     Force,
     LanguageModel,
@@ -52,4 +52,4 @@ def decode(
             f"{damage.weakened} have lost some layers",
             err=True,
         )
-        raise typer.Exit(DAMAGED)
+        raise typer.Exit(IN_PART)

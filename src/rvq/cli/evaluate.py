@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rvq.cli.arguments import progress_bar
+from rvq.cli.arguments import IN_PART, progress_bar
 from rvq.codec.models import DEFAULT_MODEL
 from rvq.errors import InputError
 
@@ -51,7 +51,10 @@ def evaluate(
     ] = None,
     html_clips: Annotated[int, typer.Option(help="Clips to be heard on the page.")] = 4,
 ) -> None:
-    """Measure quality and real bitrates beside other codecs on the same recordings."""
+    """Measure quality and real bitrates beside other codecs on the same recordings.
+
+    Exit status 3 if some recordings or codecs failed.
+    """
     from rich.console import Console
 
     from rvq.codec.files import find_recordings
@@ -90,7 +93,12 @@ def evaluate(
             text = _DEFAULT_PEERS[name] if is_installed(name) else ""
         systems += [PEERS[name](rate) for rate in _rates(text)]
     systems += [Command(name, command, kbps) for name, kbps, command in map(_peer, peer or [])]
-    more = installed() if measures == "all" else [m.strip() for m in measures.split(",") if m]
+    more = (
+        installed() if measures == "all" else [m.strip() for m in measures.split(",") if m.strip()]
+    )
+    for target in (json, markdown, html):
+        if target and not target.parent.is_dir():
+            raise InputError(f"cannot write {target}: there is no folder {target.parent}")
     with progress_bar(f"{len(clips)} clips, {len(systems)} codecs") as report:
         evaluation = measure(
             clips,
@@ -105,7 +113,8 @@ def evaluate(
     for line in codebook_lines(evaluation):
         typer.echo(line)
     for failure in evaluation.failures:
-        typer.echo(f"rvq: {failure}", err=True)
+        what = f"{failure.clip}, {failure.system}" if failure.system else failure.clip
+        typer.echo(f"rvq: {what}: {failure.reason}", err=True)
     if json:
         _write(json, to_json(evaluation))
     if markdown:
@@ -119,6 +128,8 @@ def evaluate(
                 progress=lambda done, total: report(done / total),
             )
         _write(html, page)
+    if evaluation.failures:
+        raise typer.Exit(IN_PART)
 
 
 def _rates(text: str) -> list[float]:

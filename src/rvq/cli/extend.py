@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Force, progress_bar
+from rvq.cli.arguments import Force, check_model_folder, progress_bar
 from rvq.errors import InputError
 
 
@@ -18,13 +18,15 @@ def extend(
     force: Force = False,
 ) -> None:
     """Give a trained model more codebooks, for higher bitrates; its networks stay as they are."""
+    try:
+        from rvq.train.extend import learn_codebooks
+    except ImportError as error:
+        raise InputError(f"extending needs `pip install 'rvq[train]'` ({error})") from None
     from rvq.codec.codec import Codec
     from rvq.codec.models import find
-    from rvq.model_folder import CARD, ModelFolder
-    from rvq.train.extend import learn_codebooks
+    from rvq.model_folder import ModelFolder
 
-    if (folder / CARD).exists() and not force:
-        raise InputError(f"{folder} holds a model already; add --force to overwrite it")
+    check_model_folder(folder, force)
     source = ModelFolder.read(find(model))
     codec = Codec.load(model, threads=threads)
     wanted = codebooks - len(codec.runtime.codebooks)

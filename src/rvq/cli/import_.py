@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Force
+from rvq.cli.arguments import Force, check_model_folder
 from rvq.errors import InputError
-from rvq.model_folder import CARD
 
 
 class Kind(StrEnum):
@@ -35,8 +34,7 @@ def import_(
     except ImportError as error:
         raise InputError(f"importing needs `pip install 'rvq[train]'` ({error})") from None
 
-    if (folder / CARD).exists() and not force:
-        raise InputError(f"{folder} holds a model already; add --force to overwrite it")
+    check_model_folder(folder, force)
     codec = READERS[kind](find(checkpoint))
     codec.write(folder, {"imported": kind.value, "from": Path(checkpoint).name})
     size = sum(path.stat().st_size for path in folder.iterdir())

@@ -3,12 +3,15 @@
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
+from unicodedata import category
 
 import typer
 
+from rvq.cli.arguments import IN_PART
+
 
 def info(source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")]) -> None:
-    """Say what is in a compressed file."""
+    """Say what is in a compressed file; exit status 3 if it is damaged."""
     from rich.console import Console
     from rich.table import Table
 
@@ -40,18 +43,35 @@ def info(source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")])
         "size": f"{size} bytes, {size - found.payload} of them container",
         "bitrate": f"{size * 8 / 1000 / duration:.2f} kbps",
         "coding": coding + (", variable bitrate" if header.variable else ""),
-        "saved": f"{1 - found.payload / max(header.payload_size, 1):.1%} of the packed codes",
         "layers": " ".join(f"{bytes_ * 8 / 1000 / duration:.2f}" for bytes_ in found.layers)
         + " kbps",
         "model": model,
         "blocks": f"{header.n_blocks}, {found.lost} damaged or missing",
     }
+    if not found.damaged:
+        rows["saved"] = f"{1 - found.payload / max(header.payload_size, 1):.1%} of the packed codes"
     if found.weakened:
         rows["blocks"] = f"{rows['blocks']}, {found.weakened} without some layers"
-    if header.repaired or found.whole is False:
-        rows["damage"] = "the header or a checksum is damaged"
-    rows |= {name: value for name, value in header.metadata.items() if name not in rows}
+    if found.cut_short:
+        rows["damage"] = "the file is cut short"
+    elif header.repaired or found.whole is False:
+        rows["damage"] = "the header or a checksum is damaged, or the end is missing"
+    rows |= {
+        _visible(name): _visible(value)
+        for name, value in header.metadata.items()
+        if name not in rows
+    }
     table = Table(box=None, show_header=False)
     for name, value in rows.items():
         table.add_row(name, str(value))
     Console(markup=False).print(table)
+    if found.damaged:
+        raise typer.Exit(IN_PART)
+
+
+def _visible(text: str) -> str:
+    """Control characters escaped: a file may come from anyone, and terminals obey them."""
+    return "".join(
+        c if c.isprintable() or category(c) == "Zs" else ascii(c)[1:-1]  # Zs: spaces
+        for c in text
+    )

@@ -49,3 +49,5 @@ def tokenize(
     )
     if done.skipped:
         typer.echo(f"rvq: {len(done.skipped)} files skipped, listed in {done.report}", err=True)
+        if not done.n_recordings:
+            raise typer.Exit(1)

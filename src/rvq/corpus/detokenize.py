@@ -7,11 +7,10 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import soundfile
 
 from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
-from rvq.codec.files import replacing_audio
+from rvq.codec.files import write_audio
 from rvq.codec.models import DEFAULT_MODEL, find, find_by_hash
 from rvq.corpus.parquet import Row, find_shards, open_shard, read_group
 from rvq.corpus.pool import run_pool
@@ -44,7 +43,7 @@ def detokenize(
     Args:
         source: folder of shards, or one shard.
         folder: of the recordings; created if need be.
-        ending: `.flac`, `.wav`, `.ogg` or another that soundfile writes.
+        ending: `.flac`, `.wav`, `.opus` or another that `rvq decode` writes.
         bitrate: kbps per channel to decode at, at most that of the codes; default theirs.
         model: that the codes were made with; default the one of the package that made the first.
         workers: processes.
@@ -54,7 +53,8 @@ def detokenize(
         Number of files written.
 
     Raises:
-        InputError: nothing there, a folder that cannot be written, or two keys for one file.
+        InputError: nothing there, an ending or a folder that cannot be written, or two keys for
+            one file.
         FormatError: a damaged shard.
         ModelError: codes of another model.
     """
@@ -64,8 +64,9 @@ def detokenize(
         model = find_by_hash(first.model_hash)
     home = find(model or DEFAULT_MODEL).resolve()
     n_codebooks = None if bitrate is None else Codec.load(home).n_codebooks(bitrate)
-    if ending.lstrip(".").upper() not in soundfile.available_formats():
-        raise InputError(f"cannot write {ending!r} files; choose .flac, .wav, .ogg or .mp3")
+    ending = f".{ending.removeprefix('.')}"
+    if not ending[1:].isalnum():
+        raise InputError(f"{ending!r} is no ending; choose .flac, .wav, .ogg or .mp3")
     total = _check_keys(shards, ending)
     tasks = (_Task(path.resolve(), target, ending, n_codebooks, home) for path in shards)
     done = 0
@@ -141,8 +142,7 @@ def _write(codec: Codec, rows: list[Row], target: Path, n_codebooks: int | None)
         )
         audio = codec.decode(codes.prefix(n_codebooks) if n_codebooks else codes)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_audio(target) as temporary:
-            soundfile.write(temporary, audio.T, first.sample_rate)
+        write_audio(target, audio, first.sample_rate)
     except (InputError, ModelError) as error:
         raise type(error)(f"{first.key}: {error}") from None
     except OSError as error:

@@ -16,6 +16,9 @@ from rvq.corpus.pool import note
 from rvq.corpus.sources import tar_members
 from rvq.errors import InputError
 
+_MOST_CHANNELS = 255
+"""Of a recording, as everywhere in this package; the Parquet's columns hold no more."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -145,6 +148,8 @@ def _encode(
     try:
         with open_recording(file) as recording:
             channels = 1 if settings.mono else recording.channels
+            if channels > _MOST_CHANNELS:
+                return Skipped(key, f"has {channels} channels, more than {_MOST_CHANNELS}")
             encoder = codec.frame_encoder(
                 channels=channels,
                 sample_rate=recording.sample_rate,

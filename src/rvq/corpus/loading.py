@@ -43,38 +43,50 @@ class Example:
 class _Corpus:
     """What both datasets know about their Parquet; files are opened where they are read."""
 
-    def __init__(self, sources: str | Path | Sequence[str | Path], n_codebooks: int | None) -> None:
+    def __init__(
+        self,
+        sources: str | Path | Sequence[str | Path],
+        n_codebooks: int | None,
+        max_frames: int | None,
+    ) -> None:
+        if max_frames is not None and max_frames < 1:
+            raise InputError(f"max_frames must be at least 1, got {max_frames}")
         listed = [sources] if isinstance(sources, str | Path) else sources
-        self.shards = [shard for source in listed for shard in find_shards(Path(source))]
-        self.groups = [
+        self._shards = [shard for source in listed for shard in find_shards(Path(source))]
+        self._groups = [
             (shard, group)
-            for shard in self.shards
+            for shard in self._shards
             for group in range(open_shard(shard).num_row_groups)
         ]
-        if not self.groups:
+        if not self._groups:
             raise InputError(f"no codes in {listed[0]}")
-        first = next(read_group(open_shard(self.groups[0][0]), self.groups[0][1]))
+        first = next(read_group(open_shard(self._groups[0][0]), self._groups[0][1]))
         available = first.codes.shape[1]
         if n_codebooks is not None and not 1 <= n_codebooks <= available:
             raise InputError(f"n_codebooks must be in 1..{available}, got {n_codebooks}")
         self.n_codebooks = n_codebooks or available
         self.codebook_size, self.model_hash = first.codebook_size, first.model_hash
+        self.max_frames = max_frames
 
-    def rows(self, group: int) -> Iterator[Row]:
-        shard, number = self.groups[group]
+    def _rows(self, group: int) -> Iterator[Row]:
+        shard, number = self._groups[group]
         for row in read_group(open_shard(shard), number):
             if row.model_hash != self.model_hash:
-                raise FormatError(f"{shard} has codes of another model than {self.shards[0]}")
+                raise FormatError(f"{shard} has codes of another model than {self._shards[0]}")
             yield row
 
-    def example(self, row: Row, start: int, max_frames: int | None) -> Example:
-        stop = None if max_frames is None else start + max_frames
+    def _starts(self, n_frames: int) -> range:
+        """Where the stretches of a row begin; a row without frames has none."""
+        return range(0, n_frames, self.max_frames or max(1, n_frames))
+
+    def _example(self, row: Row, start: int) -> Example:
+        stop = None if self.max_frames is None else start + self.max_frames
         codes = row.codes[start:stop, : self.n_codebooks].astype(np.int64)
         metadata = json.loads(row.metadata) if row.metadata else {}
         return Example(row.key, row.channel, start, torch.from_numpy(codes), metadata)
 
 
-class CodesDataset(Dataset[Example]):
+class CodesDataset(_Corpus, Dataset[Example]):
     """Codes by number, for corpora whose order should be shuffled through and through.
 
     A random access decodes a row group, some milliseconds; `CodesStream` reads in order and is
@@ -102,21 +114,15 @@ class CodesDataset(Dataset[Example]):
         n_codebooks: int | None = None,
         max_frames: int | None = None,
     ) -> None:
-        _check_max_frames(max_frames)
-        self._corpus = _Corpus(sources, n_codebooks)
-        self.n_codebooks = self._corpus.n_codebooks
-        self.codebook_size = self._corpus.codebook_size
-        self.model_hash = self._corpus.model_hash
-        self.max_frames = max_frames
+        super().__init__(sources, n_codebooks, max_frames)
         self._kept: OrderedDict[int, list[Row]] = OrderedDict()
         group, places = 0, []  # of every stretch: row group, row in it, first frame
-        for shard in self._corpus.shards:
+        for shard in self._shards:
             file = open_shard(shard)
             for number in range(file.num_row_groups):
                 lengths = file.read_row_group(number, columns=["n_frames"])["n_frames"].to_pylist()
                 for row, n_frames in enumerate(lengths):
-                    for start in range(0, n_frames, max_frames or n_frames):
-                        places.append((group, row, start))
+                    places += [(group, row, start) for start in self._starts(n_frames)]
                 group += 1
         self._places = np.array(places, np.int64).reshape(-1, 3)
 
@@ -126,13 +132,13 @@ class CodesDataset(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         group, row, start = map(int, self._places[index])
         if group not in self._kept:
-            self._kept[group] = list(self._corpus.rows(group))
+            self._kept[group] = list(self._rows(group))
             if len(self._kept) > _GROUPS_KEPT:
                 self._kept.popitem(last=False)
-        return self._corpus.example(self._kept[group][row], start, self.max_frames)
+        return self._example(self._kept[group][row], start)
 
 
-class CodesStream(IterableDataset[Example]):
+class CodesStream(_Corpus, IterableDataset[Example]):
     """Codes in the order of the files, or shuffled within a buffer; each process reads its share.
 
     Row groups are dealt out to the workers of all processes: together they see everything once.
@@ -166,12 +172,7 @@ class CodesStream(IterableDataset[Example]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        _check_max_frames(max_frames)
-        self._corpus = _Corpus(sources, n_codebooks)
-        self.n_codebooks = self._corpus.n_codebooks
-        self.codebook_size = self._corpus.codebook_size
-        self.model_hash = self._corpus.model_hash
-        self.max_frames = max_frames
+        super().__init__(sources, n_codebooks, max_frames)
         self.shuffle = shuffle
         self.seed = seed
         together = dist.is_available() and dist.is_initialized()
@@ -185,7 +186,7 @@ class CodesStream(IterableDataset[Example]):
         worker = get_worker_info()
         n_workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         reader, n_readers = self.rank * n_workers + number, self.world_size * n_workers
-        order = np.arange(len(self._corpus.groups))
+        order = np.arange(len(self._groups))
         if not self.shuffle:
             yield from self._in_order(order[reader::n_readers])
             return
@@ -204,14 +205,9 @@ class CodesStream(IterableDataset[Example]):
 
     def _in_order(self, groups: np.ndarray) -> Iterator[Example]:
         for group in groups:
-            for row in self._corpus.rows(int(group)):
-                for start in range(0, len(row.codes), self.max_frames or len(row.codes)):
-                    yield self._corpus.example(row, start, self.max_frames)
-
-
-def _check_max_frames(max_frames: int | None) -> None:
-    if max_frames is not None and max_frames < 1:
-        raise InputError(f"max_frames must be at least 1, got {max_frames}")
+            for row in self._rows(int(group)):
+                for start in self._starts(len(row.codes)):
+                    yield self._example(row, start)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,11 +4,11 @@ Everything that follows is a function of the plan, so work that was killed goes 
 that stand, and ends with the same bytes, on any number of processes or machines.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from rvq.corpus.sources import Source, list_sources
@@ -63,7 +63,6 @@ class Plan:
         n_bytes: of all of them.
         n_shards: Parquet files to write.
         shard_bytes: sources go into a shard until it holds that many bytes.
-        digest: of the list of sources.
     """
 
     folder: Path
@@ -72,7 +71,6 @@ class Plan:
     n_bytes: int
     n_shards: int
     shard_bytes: int
-    digest: str
 
     def shards(self) -> Iterator[Shard]:
         """All shards in order, one in memory at a time."""
@@ -98,6 +96,8 @@ def make_plan(
         InputError: nothing to tokenise; or the folder holds other codes, or the sources have
             changed since.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder to write to")
     before = _read_plan(folder)
     if before is None and folder.is_dir() and any(folder.glob("*.parquet")):
         raise InputError(f"{folder} holds Parquet of something else; choose another folder")
@@ -106,13 +106,11 @@ def make_plan(
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}") from None
     temporary = folder / f".{_SOURCES}.{os.getpid()}.tmp"
-    digest, n_sources, n_bytes = hashlib.sha256(), 0, 0
+    n_sources, n_bytes = 0, 0
     try:
         with temporary.open("w") as file:
             for item in list_sources(source):
-                line = json.dumps(astuple(item))
-                digest.update(line.encode())
-                file.write(line + "\n")
+                file.write(json.dumps(astuple(item)) + "\n")
                 n_sources, n_bytes = n_sources + 1, n_bytes + item.n_bytes
         if not n_sources:
             raise InputError(f"no audio in {source}")
@@ -120,20 +118,22 @@ def make_plan(
         if before and shard_bytes is None:
             size = before.shard_bytes
         n_shards = sum(1 for _ in _cut(_read(temporary), size))
-        plan = Plan(folder, settings, n_sources, n_bytes, n_shards, size, digest.hexdigest())
+        plan = Plan(folder, settings, n_sources, n_bytes, n_shards, size)
+        if before is not None:
+            _check_same(before, plan, temporary)
+        # Of a plan that stands, too: the same files may have moved.
+        temporary.replace(folder / _SOURCES)
         if before is None:
-            temporary.replace(folder / _SOURCES)
             fields = {"layout": LAYOUT, **asdict(plan), "folder": None}
             with replacing(folder / _PLAN) as path:
                 path.write_text(json.dumps(fields, indent=1) + "\n")
     finally:
         temporary.unlink(missing_ok=True)
-    if before is not None:
-        _check_same(before, plan)
     return plan
 
 
-def _check_same(before: Plan, now: Plan) -> None:
+def _check_same(before: Plan, now: Plan, sources: Path) -> None:
+    """Refuse to go on with other settings or with other sources than the plan was made of."""
     old, new = before.settings, now.settings
     if old.model_hash != new.model_hash:
         difference = f"model {old.model_hash[:16]}, not {new.model_hash[:16]}"
@@ -143,7 +143,7 @@ def _check_same(before: Plan, now: Plan) -> None:
         difference = "channels " + ("averaged" if old.mono else "kept apart")
     elif before.shard_bytes != now.shard_bytes:
         difference = f"shards of {before.shard_bytes} bytes of audio, not {now.shard_bytes}"
-    elif before.digest != now.digest:
+    elif not _same_sources(before.folder / _SOURCES, sources):
         difference = (
             f"{before.n_sources} files of {before.n_bytes} bytes, but the source now has "
             f"{now.n_sources} of {now.n_bytes}, or other names"
@@ -151,6 +151,12 @@ def _check_same(before: Plan, now: Plan) -> None:
     else:
         return
     raise InputError(f"{now.folder} was begun with {difference}; choose another folder")
+
+
+def _same_sources(one: Path, other: Path) -> bool:
+    """Whether two lists give the same rows, wherever the files are."""
+    pairs = zip_longest(_read(one), _read(other))
+    return all(a and b and replace(a, path=b.path) == b for a, b in pairs)
 
 
 def _cut(sources: Iterator[Source], shard_bytes: int) -> Iterator[tuple[Source, ...]]:
@@ -167,9 +173,12 @@ def _cut(sources: Iterator[Source], shard_bytes: int) -> Iterator[tuple[Source, 
 
 
 def _read(path: Path) -> Iterator[Source]:
-    with path.open() as file:
-        for line in file:
-            yield Source(*json.loads(line))
+    try:
+        with path.open() as file:
+            for line in file:
+                yield Source(*json.loads(line))
+    except (OSError, ValueError, TypeError):
+        raise InputError(f"{path} is missing or damaged; choose another folder") from None
 
 
 def _read_plan(folder: Path) -> Plan | None:
@@ -181,4 +190,5 @@ def _read_plan(folder: Path) -> Plan | None:
         raise InputError(f"{folder / _PLAN} is damaged; choose another folder") from None
     if fields.pop("layout") != LAYOUT:
         raise InputError(f"{folder} was begun by another version of rvq; choose another folder")
+    fields.pop("digest", None)  # which plans had until the lists themselves were compared
     return Plan(**fields | {"folder": folder, "settings": Settings(**fields["settings"])})

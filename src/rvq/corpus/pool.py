@@ -55,8 +55,11 @@ def run_pool(
     Few tasks are under way at a time, so that there may be any number of them.
 
     Raises:
+        InputError: no workers.
         WorkerDiedError: a worker was killed; what it raised itself comes through as it is.
     """
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
     context = multiprocessing.get_context("spawn")
     events, stop = context.Queue(), context.Event()
     notes = [context.RawArray("c", _NOTE_BYTES) for _ in range(workers)]

@@ -94,12 +94,13 @@ def probe(
         InputError: a manifest without labels, or recordings that cannot be read.
     """
     entries = list(read_manifest(manifest))
-    if not entries or any(not rest.get("label") for _, _, rest in entries):
+    stated = [str(rest.get("label", "")) for _, _, rest in entries]
+    if not all(stated) or not entries:
         raise InputError(f"{manifest} lacks labels; give every entry a field label")
-    labels, y = np.unique([str(rest["label"]) for _, _, rest in entries], return_inverse=True)
+    labels, y = np.unique(stated, return_inverse=True)
     if len(labels) < 2:
-        raise InputError(f"{manifest} has a single label, {labels[0]!r}; nothing can be told apart")
-    groups = [str(rest.get("group") or i) for i, (_, _, rest) in enumerate(entries)]
+        raise InputError(f"{manifest} has a single label, {stated[0]!r}; nothing can be told apart")
+    groups = [_group(rest, i) for i, (_, _, rest) in enumerate(entries)]
     folds = split(y, groups, n_folds, seed)
     codec = Codec.load(find(model))
     counts = sorted({n for n in n_codebooks if 1 <= n <= len(codec.runtime.codebooks)})
@@ -123,6 +124,12 @@ def probe(
         retrieved=tuple(retrieved),
         model_hash=codec.model_hash,
     )
+
+
+def _group(rest: dict, number: int) -> str:
+    """The group of an entry, or one of its own that no other can have."""
+    name = str(rest.get("group", ""))
+    return f"group {name}" if name else f"entry {number}"
 
 
 def split(y: Integers, groups: Sequence[str], n_folds: int, seed: int) -> Integers:

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from rvq.codec.files import AUDIO_ENDINGS
 from rvq.errors import InputError
 
-_AUDIO = (
-    "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64 wv sph nist voc "
+_MORE = (
+    "wave aifc snd caf w64 rf64 wv sph nist voc "
     "m4a mp4 m4b aac wma webm mka mkv mov ac3 eac3 amr g722 gsm ape tta"
 )
-AUDIO_ENDINGS = frozenset(f".{ending}" for ending in _AUDIO.split())
+# More than elsewhere: PyAV reads the rest, and what it cannot read is skipped with a reason.
+CORPUS_ENDINGS = AUDIO_ENDINGS | {f".{ending}" for ending in _MORE.split()}
 """What counts as audio in a folder or a tar; manifests and globs may name anything."""
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 _PATH_FIELDS = ("path", "audio_filepath", "audio_path", "audio", "file", "filename", "wav")
@@ -29,7 +31,7 @@ class Source:
 
     Attributes:
         key: name in the output, unique: the path below the folder or as the manifest has it.
-        path: where the file is.
+        path: where the file is, absolute: workers may be in another folder.
         n_bytes: its size, 0 where there is no such file.
         metadata: other fields of a manifest, as JSON.
     """
@@ -99,7 +101,7 @@ def _source(key: str, path: Path, metadata: str | None = None) -> Source:
         n_bytes = 0
     # Names that are no UTF-8 are spelled out: Parquet's text is UTF-8.
     name = os.fsencode(key).decode("utf-8", "backslashreplace").replace(os.sep, "/")
-    return Source(name, str(path), n_bytes, metadata)
+    return Source(name, str(path.absolute()), n_bytes, metadata)
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
@@ -107,7 +109,7 @@ def _in_folder(folder: Path) -> Iterator[Source]:
     for current, below, names in os.walk(folder):
         below.sort()
         for name in sorted(names):
-            if Path(name).suffix.lower() in AUDIO_ENDINGS or name.lower().endswith(TAR_ENDINGS):
+            if Path(name).suffix.lower() in CORPUS_ENDINGS or name.lower().endswith(TAR_ENDINGS):
                 path = Path(current, name)
                 yield _source(os.path.relpath(path, folder), path)
 
@@ -125,7 +127,9 @@ def read_manifest(manifest: str | Path) -> Iterator[tuple[Path, str, dict]]:
         path_field = next((name for name in _PATH_FIELDS if row.get(name)), None)
         if path_field is None:
             raise InputError(f"{place} has no path; its field is to be called path")
-        key_field = next((name for name in _KEY_FIELDS if row.get(name)), path_field)
+        key_field = next(
+            (name for name in _KEY_FIELDS if row.get(name) not in (None, "")), path_field
+        )
         key = str(row[key_field])
         if key in seen:
             raise InputError(f"{place} repeats {key!r}; every recording needs a key of its own")
@@ -185,7 +189,7 @@ def tar_members(tar: Path) -> Iterator[Member]:
                 if new != stem:
                     yield from _recordings(group)
                     stem, group = new, {}
-                if path.suffix.lower() in AUDIO_ENDINGS | {".json", ".txt"}:
+                if path.suffix.lower() in CORPUS_ENDINGS | {".json", ".txt"}:
                     content = archive.extractfile(entry)
                     group[entry.name] = content.read() if content else b""
         yield from _recordings(group)
@@ -202,5 +206,5 @@ def _recordings(group: dict[str, bytes]) -> Iterator[Member]:
         elif name.endswith(".txt") and metadata is None:
             metadata = json.dumps({"text": text.strip()}, ensure_ascii=False)
     for name, data in group.items():
-        if PurePosixPath(name).suffix.lower() in AUDIO_ENDINGS:
+        if PurePosixPath(name).suffix.lower() in CORPUS_ENDINGS:
             yield Member(name, data, metadata)

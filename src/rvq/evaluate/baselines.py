@@ -6,6 +6,7 @@ need there.
 """
 
 import hashlib
+import math
 import shlex
 import tempfile
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rvq.bitstream.bitrates import codebooks_at
 from rvq.bitstream.container import dumps, payload_size
 from rvq.bitstream.entropy import FILE as ENTROPY_FILE
 from rvq.codec.defaults import BEAM_SIZE
@@ -94,11 +96,20 @@ class RvqCodec:
         model: name or path of a model for `rvq.Codec.load`, opened once in every process.
         kbps: the bitrate asked for.
         family: prefix of the name; set it to tell models apart.
+
+    Raises:
+        ModelError: there is no such model.
+        InputError: a bitrate that it does not have.
     """
 
     model: str | Path
     kbps: float
     family: str = "rvq"
+
+    def __post_init__(self) -> None:
+        card = read_card(find(self.model))
+        each = card["sample_rate"] / card["hop_length"] * math.log2(card["codebook_size"]) / 1000
+        codebooks_at(self.kbps, each, card["n_codebooks"])
 
     @property
     def name(self) -> str:
@@ -144,6 +155,9 @@ class VariableRvqCodec(RvqCodec):
 
     family: str = "rvq variable"
 
+    def __post_init__(self) -> None:
+        find(self.model)
+
     def roundtrip(self, audio: Audio, sample_rate: int) -> Roundtrip:
         """See `System.roundtrip`."""
         codec = _load_codec(self.model)
@@ -162,6 +176,9 @@ class Command:
         kbps: its true bitrate, taken on trust as file and payload size.
         family: groups its settings in a table.
 
+    Raises:
+        InputError: a template without the two, or with a quote that is not closed; no bitrate.
+
     Example:
         >>> Command("copy", "cp {input} {output}", kbps=256).nominal_kbps
         256.0
@@ -178,6 +195,12 @@ class Command:
                 f"the command {self.template!r} must contain {{input}} and {{output}}, "
                 "where the paths of the wav files go"
             )
+        try:
+            shlex.split(self.template)
+        except ValueError as error:
+            raise InputError(
+                f"the command {self.template!r} cannot be split ({error}); mend its quotes"
+            ) from None
         if not self.kbps > 0:
             raise InputError(f"the bitrate of {self.name!r} must be above 0, got {self.kbps}")
 

@@ -58,11 +58,10 @@ class RecordCache:
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line that was being written when a run was killed
-            try:
                 key = entry.pop("key")
                 self._known[key] = record_from_json(entry)
+            except (ValueError, zlib.error):
+                continue  # damaged, as is the line that was being written when a run was killed
             except (AttributeError, KeyError, TypeError):
                 raise FormatError(
                     f"{path} is not a cache of evaluation records; give another path or delete it"

@@ -43,7 +43,7 @@ def evaluate(
             start.
 
     Raises:
-        InputError: no clips or systems, or two systems of one name.
+        InputError: no clips or systems, two systems of one name, or a measure that there is not.
         FormatError: the cache is a file of another kind.
         RvqError: a program, model or package is missing, or a worker process died.
     """
@@ -53,7 +53,8 @@ def evaluate(
     names = [info.name for info in infos]
     if len(set(names)) < len(names):
         raise InputError(f"systems must have distinct names, got {', '.join(names)}")
-    measures = tuple(name for name in metrics.METRICS if name in set(measures)) or metrics.CORE
+    # In the order of METRICS; any others come last, and are refused by name.
+    measures = tuple(sorted(set(measures), key=(*metrics.METRICS, *measures).index)) or metrics.CORE
     versions = metrics.versions(measures)
     store = RecordCache(cache)
 

@@ -107,5 +107,19 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: {where}: {first['msg']}") from None
 
 
+def shipped_recipe(name: str) -> Path:
+    """Path of a recipe of the package.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    folder = Path(__file__).parent / "recipes"
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise InputError(f"no recipe {name!r}: give a YAML file or one of {names}")
+    return path
+
+
 def _matches(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in patterns)

@@ -1,18 +1,20 @@
 """Answers the page on this machine; what is sent is used for one answer and forgotten."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
 
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -26,7 +28,8 @@ from rvq.web import listening
 from rvq.web.tensors import pack, unpack
 
 PAGE = Path(__file__).parent / "page"
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+_LOCAL = ("127.0.0.1", "localhost", "[::1]")
+_HOST_AND_PORT = re.compile(r"([^:\[\]]+|\[[0-9a-f:.]+\])(:[0-9]*)?", re.IGNORECASE)
 
 
 def create_app(model: str | Path, *, hosts: tuple[str, ...] = _LOCAL) -> Starlette:
@@ -34,8 +37,9 @@ def create_app(model: str | Path, *, hosts: tuple[str, ...] = _LOCAL) -> Starlet
 
     Args:
         model: name or folder of the model.
-        hosts: names by which browsers may address it; others are refused, so that no web site can
-            reach the page by a name of its own that points here. `("*",)` allows all.
+        hosts: names by which browsers may address it, as in a URL, lower case; others are refused,
+            so that no web site can reach the page by a name of its own that points here. `("*",)`
+            allows all.
 
     Raises:
         ModelError: no such model, or a damaged one.
@@ -96,7 +100,7 @@ def create_app(model: str | Path, *, hosts: tuple[str, ...] = _LOCAL) -> Starlet
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)),
+            Middleware(_KnownHost, hosts=hosts),
             Middleware(_SameSite),
         ],
         exception_handlers={RvqError: _refuse},
@@ -132,9 +136,11 @@ def serve(
             raise InputError(
                 f"cannot listen on {host} port {port} ({error}); choose another with --port"
             ) from None
-        app = create_app(model, hosts=_LOCAL if host in _LOCAL else ("*",))
         shown = f"[{host}]" if ":" in host else host
-        ready(f"http://{shown}:{listener.getsockname()[1]}/")
+        address, port = listener.getsockname()[:2]
+        local = ip_address(address).is_loopback
+        app = create_app(model, hosts=(*_LOCAL, shown.lower()) if local else ("*",))
+        ready(f"http://{shown}:{port}/")
         config = uvicorn.Config(app, log_level="warning", ws="none", lifespan="off")
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -153,6 +159,24 @@ class _Samples:
                 lambda: listening.sample(self._codec, name).to_bytes()
             )
         return self._made[name]
+
+
+class _KnownHost:
+    """Refuses requests to another name; Starlette's own cuts IPv6 addresses at the first colon."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], hosts: tuple[str, ...]) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if scope["type"] == "lifespan" or "*" in self._hosts or self._knows(scope):
+            await self._app(scope, receive, send)
+        else:
+            await JSONResponse({"error": "asked by an unknown name"}, 400)(scope, receive, send)
+
+    def _knows(self, scope: dict) -> bool:
+        found = _HOST_AND_PORT.fullmatch(Headers(scope=scope).get("host", ""))
+        return found is not None and found[1].lower() in self._hosts
 
 
 class _SameSite:

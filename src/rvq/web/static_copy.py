@@ -55,7 +55,7 @@ def write_static_copy(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder; give a new one")
     card = read_card(find(model))
-    if card.get("family", "spectral") != "spectral":
+    if card["family"] != "spectral":
         raise InputError(
             f"the browser runs models of the spectral family, {model} is of another; "
             "use rvq serve without --static"
@@ -152,7 +152,10 @@ def _fetch(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archives[0]) as archive:
             for name in _RUNTIME_FILES:
-                member = archive.extractfile(f"package/dist/{name}")
+                try:
+                    member = archive.extractfile(f"package/dist/{name}")
+                except KeyError:
+                    member = None
                 if member is None:
                     raise InputError(f"onnxruntime-web {ONNXRUNTIME_WEB} has no {name}")
                 partial = folder / f"{name}.{os.getpid()}"
