@@ -69,6 +69,10 @@ def test_judgements_are_of_patches(discriminator, speech):
         assert 0.45 < first / len(differs) < 6_000 / 8_192
 
 
+def test_audio_shorter_than_a_window_is_judged(discriminator):
+    assert all(j.numel() for j, _ in discriminator(torch.zeros(1, CONFIG.least_samples)))
+
+
 @pytest.mark.parametrize("n_fft", [0, -4, 130])
 def test_impossible_windows_are_refused(n_fft):
     with pytest.raises(InputError, match=f"multiples of 4.*{n_fft}"):
@@ -129,6 +133,21 @@ def test_soundstream_discriminators_hear_at_their_rates(speech):
     # The second hears the first's audio at half its rate.
     low = torch.nn.functional.avg_pool1d(audio, 4, 2, padding=1, count_include_pad=False)
     torch.testing.assert_close(discriminators.waves[1](low)[0], judged[1][0])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EncodecDiscriminatorConfig(n_ffts=(128, 512), channels=4),
+        SoundStreamDiscriminatorConfig(wave_channels=4, stft_channels=4),
+        SoundStreamDiscriminatorConfig(wave_scales=12, wave_channels=4, stft_channels=4),
+    ],
+)
+def test_the_shortest_audio_that_is_judged(config):
+    discriminator, least = build_discriminator(config), config.least_samples
+    assert all(judgement.numel() for judgement, _ in discriminator(torch.zeros(1, least)))
+    with pytest.raises(RuntimeError):
+        discriminator(torch.zeros(1, least - 1))
 
 
 @pytest.mark.parametrize("config", [EncodecDiscriminatorConfig(), SoundStreamDiscriminatorConfig()])

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from rvq.errors import InputError
 from rvq.nn.quantizer import QuantizerConfig, ResidualVectorQuantizer, VectorQuantizer
 from rvq.quantize.residual import ResidualQuantizer
+from rvq.quantize.search import decode
 
 SMALL = QuantizerConfig(
     n_codebooks=4,
@@ -278,6 +279,41 @@ def test_perplexity_is_the_number_of_codewords_in_use():
     assert float(stage.perplexity()) == pytest.approx(2, abs=1e-4)
 
 
+def test_codes_of_dropped_codebooks_add_nothing():
+    layer = trained(replace(SMALL, dropout=1.0))
+    codes = layer(latents(9)).codes
+    assert (codes == -1).any()
+    expected = decode(codes.numpy(), layer.codebooks().numpy())
+    torch.testing.assert_close(layer.decode(codes), torch.from_numpy(expected))
+    layer.eval()
+    few = layer(latents(9), 2)
+    torch.testing.assert_close(layer.decode(few.codes), few.latents)
+
+
+@pytest.mark.parametrize("bad", [-2, 16])
+def test_codes_out_of_range_are_refused(bad):
+    codes = torch.zeros(1, 3, 4, dtype=torch.long)
+    codes[0, 1, 2] = bad
+    with pytest.raises(InputError, match=f"-1..15, got .*{bad}"):
+        trained().decode(codes)
+
+
 def test_too_many_codes_are_refused():
     with pytest.raises(InputError, match="5 codebooks"):
         trained().decode(torch.zeros(1, 1, 5, dtype=torch.long))
+
+
+@pytest.mark.parametrize("n_codebooks", [0, -1, 5])
+def test_impossible_numbers_of_codebooks_are_refused(n_codebooks):
+    for layer in (trained(), trained().eval(), ResidualVectorQuantizer(SMALL)):
+        with pytest.raises(InputError, match=f"1..4, got {n_codebooks}"):
+            layer(latents(), n_codebooks)
+
+
+def test_wrong_settings_and_latents_get_a_sentence():
+    with pytest.raises(InputError, match=r"n_codebooks: .* greater than 0, got 0"):
+        ResidualVectorQuantizer(replace(SMALL, n_codebooks=0))
+    layer = trained()
+    for shape in ((8, 50, 5), (50, SMALL.dim)):
+        with pytest.raises(InputError, match=r"\[batch, n_frames, 6\]"):
+            layer(torch.zeros(shape))

@@ -81,6 +81,28 @@ def test_damaged_folders(index, tmp_path):
         rvq.Index.load(tmp_path)
 
 
+@pytest.mark.parametrize("settings", ["[]", "3", "{}", '{"format": 7, "metric": "l2"}'])
+def test_folders_of_something_else(index, tmp_path, settings):
+    index.save(tmp_path)
+    (tmp_path / "index.json").write_text(settings)
+    with pytest.raises(ModelError, match="no index of this version"):
+        rvq.Index.load(tmp_path)
+
+
+@pytest.mark.parametrize("memory_map", [True, False])
+def test_arrays_that_search_cannot_take(index, tmp_path, memory_map):
+    for name, array in (
+        ("norms", index.norms.astype(np.float64)),
+        ("norms", index.norms.astype(">f4")),
+        ("norms", index.norms[0]),
+        ("codes", np.asfortranarray(index.codes)),
+    ):
+        index.save(tmp_path)
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(ModelError, match="fit together"):
+            rvq.Index.load(tmp_path, memory_map=memory_map)
+
+
 def test_mistakes(index):
     with pytest.raises(InputError, match="metric"):
         rvq.Index(index.quantizer, metric="cosine")
@@ -90,3 +112,12 @@ def test_mistakes(index):
         index.add_codes(index.codes[:, :3])
     with pytest.raises(InputError, match="16"):
         index.search(np.zeros((1, 15), np.float32))
+
+
+def test_nothing_to_search():
+    with pytest.raises(InputError, match="call fit first"):
+        rvq.Index(rvq.ResidualQuantizer())
+    x = np.random.default_rng(0).normal(size=(50, 4))
+    index = rvq.Index(rvq.ResidualQuantizer(n_codebooks=2, codebook_size=8).fit(x))
+    with pytest.raises(InputError, match="empty"):
+        index.search(x[:1], k=1)

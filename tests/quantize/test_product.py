@@ -50,6 +50,22 @@ def test_values_beyond_the_range_are_clipped():
     assert quantizer.encode(np.full((2, 12), 1e9, np.float32)).max() == 7
 
 
+def test_parameters_set_after_fit_wait_for_the_next():
+    x = vectors(1000)
+    scalar = rvq.ScalarQuantizer(n_bits=8).fit(x)
+    codes, score = scalar.encode(x), scalar.score(x)
+    scalar.set_params(n_bits=4)
+    np.testing.assert_array_equal(scalar.encode(x), codes)
+    assert scalar.score(x) == score
+    assert scalar.fit(x).encode(x).max() == 15
+    product = rvq.ProductQuantizer(n_codebooks=4, codebook_size=16).fit(x)
+    codes = product.encode(x)
+    product.set_params(n_codebooks=6, codebook_size=8)
+    np.testing.assert_array_equal(product.encode(x), codes)
+    product.decode(codes)
+    assert product.fit(x).encode(x).shape == (1000, 6)
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [

@@ -86,6 +86,49 @@ def test_damaged_and_missing_files(fitted, tmp_path):
             rvq.ResidualQuantizer.load(path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ("[]", "named"),
+        ("3", "named"),
+        ('{"n_codebooks": 8, "codebook_size": 99}', "8 codebooks of 99 .* holds 4 of 64"),
+        ('{"beam_size": "wide"}', "beam_size"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(fitted, tmp_path, settings, match):
+    from safetensors.numpy import save
+
+    metadata = {"format": "rvq.ResidualQuantizer/2", "settings": settings}
+    (tmp_path / "q").write_bytes(save({"codebooks": fitted.codebooks_}, metadata=metadata))
+    with pytest.raises(ModelError, match=match):
+        rvq.ResidualQuantizer.load(tmp_path / "q")
+
+
+@pytest.mark.parametrize("count", [np.nan, -1, np.inf])
+def test_damaged_counts_are_refused(fitted, tmp_path, count):
+    damaged = rvq.ResidualQuantizer.from_codebooks(fitted.codebooks_)
+    damaged.counts_[1, 3] = count
+    damaged.save(tmp_path / "q")
+    with pytest.raises(ModelError, match="counts"):
+        rvq.ResidualQuantizer.load(tmp_path / "q")
+
+
+def test_numbers_of_numpy_can_be_saved(tmp_path):
+    quantizer = rvq.ResidualQuantizer(
+        n_codebooks=np.int64(2), codebook_size=np.int32(8), fast=np.bool_(True), seed=np.uint8(3)
+    )
+    quantizer.fit(frames(200)).save(tmp_path / "q")
+    assert rvq.ResidualQuantizer.load(tmp_path / "q").get_params() == quantizer.get_params()
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 16)), np.zeros((2, 4, 0)), np.full((1, 4, 2), 1e99), [[[np.nan]]]]
+)
+def test_bad_codebooks(bad):
+    with pytest.raises(InputError, match="codebooks must be finite"):
+        rvq.ResidualQuantizer.from_codebooks(np.array(bad))
+
+
 def test_files_of_the_first_version_still_load(fitted, tmp_path):
     from safetensors.numpy import save
 
@@ -277,6 +320,38 @@ def test_batches_revive_codewords_that_nothing_uses():
     for start in range(0, 4000, 400):
         quantizer.partial_fit(x[start : start + 400])
     assert len(np.unique(quantizer.encode(x))) > 24
+
+
+def test_batches_leave_codebooks_that_others_hold_as_they_are(fitted):
+    given = fitted.codebooks_.copy()
+    quantizer = rvq.ResidualQuantizer.from_codebooks(given)
+    quantizer.partial_fit(frames(500))
+    learned = quantizer.codebooks_
+    np.testing.assert_array_equal(given, fitted.codebooks_)
+    assert not np.array_equal(learned, given)
+    before = learned.copy()
+    quantizer.partial_fit(frames(500))
+    np.testing.assert_array_equal(learned, before)
+
+
+@pytest.mark.parametrize("sizes", [(2, 32), (6, 128)])
+def test_sizes_set_after_fit_wait_for_the_next(fitted, tmp_path, sizes):
+    x = frames(1000)
+    quantizer = rvq.ResidualQuantizer.from_codebooks(fitted.codebooks_)
+    same = rvq.ResidualQuantizer.from_codebooks(fitted.codebooks_)
+    quantizer.set_params(n_codebooks=sizes[0], codebook_size=sizes[1])
+    np.testing.assert_array_equal(quantizer.encode(x), same.encode(x))
+    quantizer.partial_fit(x)
+    np.testing.assert_array_equal(quantizer.codebooks_, same.partial_fit(x).codebooks_)
+    index = rvq.Index(quantizer)
+    index.add(x)
+    index.save(tmp_path)
+    loaded = rvq.Index.load(tmp_path).quantizer
+    assert (loaded.n_codebooks, loaded.codebook_size) == (4, 64)
+    np.testing.assert_array_equal(loaded.encode(x), quantizer.encode(x))
+    with pytest.raises(InputError, match=f"64 .* {sizes[1]}; fit without warm_start"):
+        quantizer.fit(x, warm_start=True)
+    assert quantizer.fit(x).codebooks_.shape == (*sizes, 16)
 
 
 def test_warm_start_goes_on(fitted):

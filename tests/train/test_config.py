@@ -52,11 +52,20 @@ def test_discriminators_by_name(kind):
         ("discriminator: {n_ffts: [130]}", "multiples of 4"),
         ("discriminator: {bogus: 1}", "discriminator: unknown field 'bogus'"),
         ("discriminator: {kind: encodec, bogus: 1}", "discriminator: unknown field 'bogus'"),
+        ("discriminator: {n_ffts: []}", "discriminator.n_ffts"),
+        ("discriminator: {kind: encodec, n_ffts: []}", "discriminator.n_ffts"),
         ("discriminator: nonesuch", "no kind 'nonesuch'; choose one of fast, encodec, soundstream"),
         ("discriminator: {kind: encodec, n_ffts: [130]}", "multiples of 4"),
         ("loss: {mel: 0, complex: 0, time: 0}", "at least one reconstruction loss"),
         ("schedule: {warmup_steps: 2.5}", "schedule.warmup_steps"),
         ("schedule: {betas: [0.8]}", "schedule.betas"),
+        ("schedule: {betas: [0.8, 1.0]}", "schedule.betas.1"),
+        ("schedule: {discriminator_crop: 1.0e-6}", "see 0 samples of a crop and need 1"),
+        (
+            "{discriminator: encodec, schedule: {discriminator_crop: 0.03}}",
+            "see 720 samples of a crop and need 2048; raise schedule.discriminator_crop",
+        ),
+        ("{discriminator: soundstream, data: {crop_frames: 8}}", "see 2560 .* need 2816"),
         ("schedule: 7", "schedule"),
         ("precision: int8", "precision"),
         ("data: {batch_size: 0}", "data.batch_size"),
@@ -76,6 +85,14 @@ def test_mistakes_are_named_in_one_sentence(tmp_path, text, message):
         read_config(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_crops_may_be_short_where_no_discriminator_sees_them():
+    fields = {"discriminator": "encodec", "data": {"crop_frames": 4}}
+    schedule = {"adversarial_start": 1.0}
+    assert config_from_dict({**fields, "schedule": schedule}, "here").judged_samples == 1280
+    with pytest.raises(InputError, match="see 1280 samples"):
+        config_from_dict(fields, "here")
 
 
 def test_missing_files():

@@ -265,6 +265,12 @@ def test_damaged_manifest_says_what_to_do(recordings: Path, tmp_path: Path) -> N
         prepare(make_recipe({"name": "read", "folder": "read"}), tmp_path, sources_dir=recordings)
 
 
+def test_what_cannot_be_written_is_named(recordings: Path, tmp_path: Path) -> None:
+    (tmp_path / "train" / "read.json").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"cannot write .*read\.json"):
+        prepare(make_recipe({"name": "read", "folder": "read"}), tmp_path, sources_dir=recordings)
+
+
 def test_only_packs_the_named_sources(recordings: Path, tmp_path: Path) -> None:
     recipe = make_recipe({"name": "read", "folder": "read"}, {"name": "far", "package": "far"})
     (report,) = prepare(recipe, tmp_path / "out", sources_dir=recordings, only=["read"])

@@ -1,6 +1,7 @@
 """The training program: resumable to the bit, stopped cleanly, learning."""
 
 import os
+import resource
 import signal
 from dataclasses import replace
 
@@ -130,7 +131,7 @@ def test_a_signal_ends_the_run_between_steps_with_a_checkpoint(
     assert signal.getsignal(number) == before
     assert trainer.step == 3
     assert read_checkpoint(tmp_path / "checkpoint.pt")["step"] == trainer.step
-    assert not list(tmp_path.glob("*.tmp"))
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint.pt"]
 
 
 def test_no_checkpoint_damaged_and_foreign_ones(packed, tmp_path):
@@ -173,9 +174,68 @@ def test_a_loss_that_is_not_finite_stops_the_run(packed, tmp_path):
     trainer = Trainer(config(), [packed], tmp_path, "cpu")
     with torch.no_grad():
         trainer.model.decoder.head.bias.fill_(float("nan"))
-    with pytest.raises(ModelError, match="no longer finite at step 1"):
+    with pytest.raises(ModelError, match="no longer finite at step 1; start anew"):
         trainer.run()
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_weights_that_are_not_finite_never_replace_a_checkpoint(
+    packed, tmp_path, monkeypatch, interrupted
+):
+    # Nothing is reported before a checkpoint is due, by the clock or at Ctrl-C.
+    settings = replace(config(), report_steps=1_000, checkpoint_minutes=60 if interrupted else 1e-9)
+    trainer = Trainer(settings, [packed], tmp_path, "cpu")
+    run(trainer, 2)
+    trainer.save()
+    train_step = trainer.train_step
+
+    def diverging(audio):
+        logs = train_step(audio)
+        if trainer.step == 4:
+            trainer.model.decoder.head.bias.data[0] = float("nan")
+            if interrupted:
+                os.kill(os.getpid(), signal.SIGINT)
+        return logs
+
+    monkeypatch.setattr(trainer, "train_step", diverging)
+    with pytest.raises(ModelError, match=f"finite at step 4; resume from {tmp_path} with a lower"):
+        trainer.run()
+    assert read_checkpoint(tmp_path / "checkpoint.pt")["step"] == (2 if interrupted else 3)
+
+
+@pytest.mark.parametrize("part", ["average", "discriminator", "optimizers", "balancer", "pool"])
+def test_all_that_a_run_goes_on_from_must_be_finite(packed, tmp_path, part):
+    trainer = Trainer(config(init_vectors=200), [packed], tmp_path, "cpu")
+    run(trainer, 3)
+    trainer.save()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    state = trainer.state_dict()
+    if part == "balancer":
+        trainer.balancer.norms["mel"] = float("nan")
+    else:
+        next(
+            value
+            for value in flat(state[part]).values()
+            if isinstance(value, torch.Tensor) and value.ndim
+        ).view(-1)[-1] = float("inf")
+    with pytest.raises(ModelError, match="no longer finite"):
+        trainer.save()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(packed, tmp_path):
+    trainer = Trainer(config(), [packed], tmp_path, "cpu")
+    trainer.save()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*checkpoint\.pt"):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_the_average_follows_the_weights(packed, tmp_path):

@@ -29,11 +29,16 @@ class DiscriminatorConfig:
     """
 
     kind: Literal["fast"] = "fast"
-    n_ffts: tuple[int, ...] = (2048, 1024, 512)
+    n_ffts: stft.Windows = (2048, 1024, 512)
     channels: int = 24
 
     def __post_init__(self) -> None:
         stft.check_windows(self.n_ffts)
+
+    @property
+    def least_samples(self) -> int:
+        """The shortest audio that they judge; its ends are padded."""
+        return 1
 
 
 class STFTDiscriminator(nn.Module):

@@ -24,11 +24,16 @@ class EncodecDiscriminatorConfig:
     """
 
     kind: Literal["encodec"] = "encodec"
-    n_ffts: tuple[int, ...] = (2048, 1024, 512, 256, 128)
+    n_ffts: stft.Windows = (2048, 1024, 512, 256, 128)
     channels: PositiveInt = 32
 
     def __post_init__(self) -> None:
         stft.check_windows(self.n_ffts)
+
+    @property
+    def least_samples(self) -> int:
+        """The shortest audio that they judge: the longest window."""
+        return max(self.n_ffts)
 
 
 class EncodecSTFTDiscriminator(nn.Module):

@@ -58,7 +58,7 @@ class CodecConfig:
 CONFIGS = {
     # The linear start makes latents that k-means can learn from at once.
     "spectral_24khz": CodecConfig(
-        quantizer=QuantizerConfig(n_codebooks=18, warmup_vectors=0, balance=0.1)
+        quantizer=QuantizerConfig(n_codebooks=18, warmup_vectors=0, balance=0.2)
     ),
     "encodec_24khz": CodecConfig(SEANETS["encodec_24khz"], QuantizerConfig(n_codebooks=32)),
     "soundstream_24khz": CodecConfig(SEANETS["soundstream_24khz"], QuantizerConfig(n_codebooks=32)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from rvq.errors import InputError
@@ -173,6 +173,12 @@ class ResidualVectorQuantizer(nn.Module):
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
+        try:
+            TypeAdapter(QuantizerConfig).validate_python(vars(config))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{where}: {first['msg'].lower()}, got {first['input']}") from None
         self.config = config
         self.stages = nn.ModuleList(VectorQuantizer(config) for _ in range(config.n_codebooks))
         self.register_buffer("n_seen", torch.zeros((), dtype=torch.long))
@@ -197,7 +203,18 @@ class ResidualVectorQuantizer(nn.Module):
             x: latents.
             n_codebooks: codebooks to use for every item; default all in evaluation, a random
                 number per item (quantizer dropout) in training.
+
+        Raises:
+            InputError: latents of another shape, or n_codebooks out of range.
         """
+        if x.ndim != 3 or x.shape[2] != self.config.dim:
+            raise InputError(
+                f"latents must be [batch, n_frames, {self.config.dim}], got {tuple(x.shape)}"
+            )
+        if n_codebooks is not None and not 1 <= n_codebooks <= self.config.n_codebooks:
+            raise InputError(
+                f"n_codebooks must be in 1..{self.config.n_codebooks}, got {n_codebooks}"
+            )
         if self.training and not self.initialised:
             self._gather(x.detach())
             codes = torch.full((*x.shape[:2], self.config.n_codebooks), -1, device=x.device)
@@ -270,14 +287,28 @@ class ResidualVectorQuantizer(nn.Module):
         return codes, residual[back], commitment
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Latents of codes `[..., n]`, n at most n_codebooks: the sum of their codewords."""
+        """Latents of codes `[..., n]`, n at most n_codebooks: the sum of their codewords.
+
+        A code of -1 adds nothing, as where dropout left a codebook out.
+
+        Raises:
+            InputError: too many codebooks, or codes out of range.
+        """
         if codes.shape[-1] > self.config.n_codebooks:
             raise InputError(
                 f"codes use {codes.shape[-1]} codebooks, the quantizer has "
                 f"{self.config.n_codebooks}; pass a prefix of the codes"
             )
-        stages = [self._stage(i).codebook[codes[..., i]] for i in range(codes.shape[-1])]
-        return torch.stack(stages).sum(0)
+        size = self.config.codebook_size
+        if codes.numel() and not -1 <= int(codes.min()) <= int(codes.max()) < size:
+            raise InputError(
+                f"codes must be in -1..{size - 1}, got {int(codes.min())}..{int(codes.max())}"
+            )
+        latents = self._stage(0).codebook.new_zeros(*codes.shape[:-1], self.config.dim)
+        for i, code in enumerate(codes.unbind(-1)):
+            codewords = self._stage(i).codebook[code.clamp(min=0)]
+            latents += codewords.masked_fill((code < 0)[..., None], 0)
+        return latents
 
     def codebooks(self) -> Tensor:
         """All codebooks, `[n_codebooks, codebook_size, dim]`."""
@@ -291,7 +322,8 @@ class ResidualVectorQuantizer(nn.Module):
         """How many codebooks each item uses, `[batch]`."""
         full = self.config.n_codebooks
         if n_codebooks is not None or not self.training:
-            return torch.full((batch,), n_codebooks or full, device=device)
+            used = full if n_codebooks is None else n_codebooks
+            return torch.full((batch,), used, device=device)
         # Log-uniform: every doubling of the bitrate is trained equally often.
         exponent = torch.rand(batch, device=device) * torch.log2(torch.tensor(full + 1.0))
         depth = torch.exp2(exponent).long().clamp(1, full)

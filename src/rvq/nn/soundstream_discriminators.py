@@ -11,6 +11,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from rvq.nn import stft
 
+_N_FFT, _HOP = 1024, 256
+_GROWTH = (2, 2, 1, 2, 1, 2)
+"""How much wider each unit of the discriminator of spectra is than the one before."""
+
 
 @dataclass(frozen=True)
 class SoundStreamDiscriminatorConfig:
@@ -27,6 +31,14 @@ class SoundStreamDiscriminatorConfig:
     wave_scales: PositiveInt = 3
     wave_channels: Annotated[int, Field(ge=4, multiple_of=4)] = 16
     stft_channels: PositiveInt = 32
+
+    @property
+    def least_samples(self) -> int:
+        """The shortest audio that they judge: eight windows, for every second unit halves the time,
+        and a sample at the lowest rate.
+        """  # noqa: D205
+        n_windows = 2 ** (len(_GROWTH) // 2)
+        return max(_N_FFT + (n_windows - 1) * _HOP, 2**self.wave_scales)
 
 
 class WaveDiscriminator(nn.Module):
@@ -76,24 +88,22 @@ class SpectrumDiscriminator(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        n_fft, self.hop, self.n_bins = 1024, 256, 512
-        window = torch.hann_window(n_fft)
+        self.n_bins = _N_FFT // 2
+        window = torch.hann_window(_N_FFT)
         window = window / window.square().sum().sqrt()
         self.register_buffer("window", window, persistent=False)
         self.start = weight_norm(nn.Conv2d(2, channels, 7, padding=3))
-        growth = (2, 2, 1, 2, 1, 2)
         self.units = nn.ModuleList()
-        for i, times in enumerate(growth):
+        for i, times in enumerate(_GROWTH):
             stride = (1 + i % 2, 2)
             self.units.append(SpectrumUnit(channels, channels * times, stride))
             channels *= times
-        self.judge = weight_norm(nn.Conv2d(channels, 1, (1, self.n_bins >> len(growth))))
+        self.judge = weight_norm(nn.Conv2d(channels, 1, (1, self.n_bins >> len(_GROWTH))))
 
     def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Audio `[batch, n_samples]` -> judgement per stretch, and the features that led to it."""
-        n_fft = len(self.window)
-        whole = audio[:, : (audio.shape[1] - n_fft) // self.hop * self.hop + n_fft]
-        parts = stft.analyse(whole, self.window, self.hop)
+        whole = audio[:, : (audio.shape[1] - _N_FFT) // _HOP * _HOP + _N_FFT]
+        parts = stft.analyse(whole, self.window, _HOP)
         x = self.start(torch.stack(parts, dim=1)[..., : self.n_bins])
         features = [x]
         for unit in self.units:

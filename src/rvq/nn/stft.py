@@ -5,14 +5,18 @@ runs complex transforms; written out, it is a real inverse transform and an over
 a training step with many spectral losses several times faster.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rvq.errors import InputError
+
+Windows = Annotated[tuple[int, ...], Field(min_length=1)]
+"""Window lengths in samples, at least one."""
 
 
 def _frames(audio: Tensor, n_fft: int, hop: int) -> Tensor:

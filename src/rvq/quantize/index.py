@@ -17,6 +17,8 @@ from rvq.replacing import replacing
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
+_FORMAT = 1
+
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
@@ -66,6 +68,8 @@ class Index:
         self.quantizer = quantizer
         self.metric = metric
         self.threads = threads or native.n_cores()
+        if not hasattr(quantizer, "codebooks_"):
+            raise InputError("the quantizer has no codebooks yet; call fit first")
         n, size, _ = quantizer.codebooks_.shape
         if size > 65536:
             raise InputError(f"codebooks of at most 65536 codewords, got {size}")
@@ -107,6 +111,8 @@ class Index:
         vectors = as_vectors(queries, self.quantizer.n_features_in_)
         if vectors.ndim != 2:
             raise InputError(f"queries must be [n, dim], got {vectors.shape}")
+        if not len(self):
+            raise InputError("the index is empty: add vectors first")
         if not 1 <= k <= len(self):
             raise InputError(f"k must be in 1..{len(self)}, the vectors added, got {k}")
         codebooks = self.quantizer.codebooks_
@@ -135,7 +141,7 @@ class Index:
         for name, array in (("codes", self.codes), ("norms", self.norms)):
             with replacing(folder / f"{name}.npy") as temporary:
                 np.save(temporary, array)
-        settings = {"format": 1, "metric": self.metric}
+        settings = {"format": _FORMAT, "metric": self.metric}
         with replacing(folder / "index.json") as temporary:
             temporary.write_text(json.dumps(settings))
 
@@ -154,6 +160,8 @@ class Index:
         folder = Path(folder)
         try:
             settings = json.loads((folder / "index.json").read_text())
+            if not isinstance(settings, dict) or settings.get("format") != _FORMAT:
+                raise ModelError(f"{folder} holds no index of this version of rvq")
             quantizer = ResidualQuantizer.load(folder / "quantizer.safetensors")
             index = cls(quantizer, metric=settings["metric"], threads=threads)
             mode: Literal["r"] | None = "r" if memory_map else None
@@ -163,10 +171,12 @@ class Index:
             raise ModelError(f"no index at {folder}: {error.filename} is missing") from None
         except (OSError, EOFError, ValueError, KeyError, InputError) as error:
             raise ModelError(f"the index at {folder} is damaged: {error}") from None
-        shape = (len(norms), index.codes.shape[1])
-        if codes.dtype != index.codes.dtype or codes.shape != shape or norms.ndim != 1:
+        n, size, _ = quantizer.codebooks_.shape
+        fit = norms.ndim == 1 and codes.shape == (len(norms), n)
+        same_kind = codes.dtype == index.codes.dtype and norms.dtype == index.norms.dtype
+        if not (fit and same_kind and codes.flags.c_contiguous):
             raise ModelError(f"the index at {folder} is damaged: its files do not fit together")
-        if len(codes) and int(codes.max()) >= quantizer.codebook_size:
+        if len(codes) and int(codes.max()) >= size:
             raise ModelError(f"the index at {folder} is damaged: it has codes out of range")
         index.codes, index.norms = codes, norms
         return index

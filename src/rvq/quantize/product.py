@@ -76,7 +76,7 @@ class ProductQuantizer(Estimator):
                     seed=[self.seed, i],
                     threads=self.threads,
                 ).codebook
-                for i, part in enumerate(self._parts(vectors))
+                for i, part in enumerate(_parts(vectors, self.n_codebooks))
             ]
         )
         return self
@@ -87,9 +87,9 @@ class ProductQuantizer(Estimator):
         vectors = as_vectors(x, codebooks.shape[0] * codebooks.shape[2])
         codes = [
             Search(codebook[None], threads=self.threads)(part).codes[:, 0]
-            for codebook, part in zip(codebooks, self._parts(vectors), strict=True)
+            for codebook, part in zip(codebooks, _parts(vectors, len(codebooks)), strict=True)
         ]
-        return np.stack(codes, axis=1).reshape(*vectors.shape[:-1], self.n_codebooks)
+        return np.stack(codes, axis=1).reshape(*vectors.shape[:-1], len(codebooks))
 
     def decode(self, codes: npt.ArrayLike) -> Floats:
         """Vectors of codes: `[..., n_codebooks]` -> `[..., dim]`."""
@@ -100,14 +100,16 @@ class ProductQuantizer(Estimator):
         parts = [book[indices[..., i]] for i, book in enumerate(codebooks)]
         return np.concatenate(parts, axis=-1)
 
-    def _parts(self, vectors: Floats) -> list[Floats]:
-        flat = vectors.reshape(-1, vectors.shape[-1])
-        return [np.ascontiguousarray(part) for part in np.split(flat, self.n_codebooks, axis=1)]
-
     def _fitted(self) -> Floats:
         if not hasattr(self, "codebooks_"):
             raise InputError("the quantizer has no codebooks yet; call fit first")
         return self.codebooks_
+
+
+def _parts(vectors: Floats, n: int) -> list[Floats]:
+    """The n parts of vectors `[..., dim]`, each `[n_vectors, dim / n]`."""
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    return [np.ascontiguousarray(part) for part in np.split(flat, n, axis=1)]
 
 
 class ScalarQuantizer(Estimator):
@@ -119,10 +121,12 @@ class ScalarQuantizer(Estimator):
     Attributes:
         low_: centre of the lowest cell of every component, `[dim]`.
         step_: distance of cells, `[dim]`.
+        n_bits_: bits per component of the codes.
     """
 
     low_: Floats
     step_: Floats
+    n_bits_: int
 
     _least: ClassVar = {"n_bits": 1}
 
@@ -142,22 +146,23 @@ class ScalarQuantizer(Estimator):
         low, high = flat.min(axis=0), flat.max(axis=0)
         self.step_ = np.maximum((high - low) / 2**self.n_bits, np.finfo(np.float32).tiny)
         self.low_ = low + self.step_ / 2
+        self.n_bits_ = self.n_bits
         return self
 
     def encode(self, x: npt.ArrayLike) -> Integers:
-        """Codes of vectors: `[..., dim]` -> `[..., dim]`, each in [0, 2^n_bits)."""
+        """Codes of vectors: `[..., dim]` -> `[..., dim]`, each in [0, 2^n_bits_)."""
         if not hasattr(self, "low_"):
             raise InputError("the quantizer has no range yet; call fit first")
         vectors = as_vectors(x, len(self.low_))
         cells = np.rint((vectors - self.low_) / self.step_)
-        return cells.clip(0, 2**self.n_bits - 1).astype(np.int64)
+        return cells.clip(0, 2**self.n_bits_ - 1).astype(np.int64)
 
     def decode(self, codes: npt.ArrayLike) -> Floats:
         """Vectors of codes: `[..., dim]` -> `[..., dim]`."""
         if not hasattr(self, "low_"):
             raise InputError("the quantizer has no range yet; call fit first")
         dim = len(self.low_)
-        indices = as_codes(codes, most=dim, codebook_size=2**self.n_bits)
+        indices = as_codes(codes, most=dim, codebook_size=2**self.n_bits_)
         if indices.shape[-1] != dim:
             raise InputError(f"codes must be [..., {dim}], got {indices.shape}")
         return (self.low_ + indices * self.step_).astype(np.float32)

@@ -111,15 +111,21 @@ class ResidualQuantizer(Estimator):
 
     @classmethod
     def from_codebooks(cls, codebooks: Floats, *, beam_size: int = 1) -> "ResidualQuantizer":
-        """A quantizer of given codebooks `[n_codebooks, codebook_size, dim]`."""
-        if codebooks.ndim != 3 or not np.isfinite(codebooks).all():
+        """A quantizer of given codebooks `[n_codebooks, codebook_size, dim]`, which are copied.
+
+        Raises:
+            InputError: not finite as float32, or of another shape.
+        """
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            copied = np.array(codebooks, np.float32, order="C")
+        if copied.ndim != 3 or not copied.size or not np.isfinite(copied).all():
             raise InputError(
                 "codebooks must be finite, [n_codebooks, codebook_size, dim]; "
-                f"got shape {codebooks.shape}"
+                f"got shape {copied.shape}"
             )
-        n_codebooks, codebook_size, _ = codebooks.shape
+        n_codebooks, codebook_size, _ = copied.shape
         quantizer = cls(n_codebooks=n_codebooks, codebook_size=codebook_size, beam_size=beam_size)
-        quantizer.codebooks_ = np.ascontiguousarray(codebooks, np.float32)
+        quantizer.codebooks_ = copied
         quantizer.counts_ = np.ones((n_codebooks, codebook_size))
         return quantizer
 
@@ -147,13 +153,19 @@ class ResidualQuantizer(Estimator):
             progress: called with stages and rounds done, and how many there are.
 
         Raises:
-            InputError: not finite numbers, or fewer vectors than codewords.
+            InputError: not finite numbers, fewer vectors than codewords, or a warm start from
+                codebooks of another codebook_size or dimension.
         """
         vectors = as_vectors(x)
         vectors = vectors.reshape(-1, vectors.shape[-1])
         before = self._fitted() if warm_start else None
         if before is not None and before.shape[2] != vectors.shape[1]:
             raise InputError(f"vectors must be [..., {before.shape[2]}], got {vectors.shape}")
+        if before is not None and before.shape[1] != self.codebook_size:
+            raise InputError(
+                f"a warm start goes on from {before.shape[1]} codewords per codebook, but "
+                f"codebook_size is {self.codebook_size}; fit without warm_start"
+            )
         total = self.n_codebooks + self.refinement_rounds
         dim = vectors.shape[1]
         residual, codebooks = vectors, np.empty((0, self.codebook_size, dim), np.float32)
@@ -223,18 +235,21 @@ class ResidualQuantizer(Estimator):
         residual = vectors.reshape(-1, self.n_features_in_)
         seen = int(self.counts_.sum())
         random = np.random.default_rng([self.seed, seen])
-        for codebook, counts in zip(self.codebooks_, self.counts_, strict=True):
+        # Copies: prepared searches belong to the old ones, and users may hold them.
+        codebooks, all_counts = self.codebooks_.copy(), self.counts_.copy()
+        size = codebooks.shape[1]
+        for codebook, counts in zip(codebooks, all_counts, strict=True):
             codes = Search(codebook[None], threads=self.threads)(residual).codes[:, 0]
-            chosen = np.bincount(codes, minlength=self.codebook_size)
+            chosen = np.bincount(codes, minlength=size)
             counts += chosen
             used = chosen > 0
-            step = sums_by_code(residual, codes, self.codebook_size) - chosen[:, None] * codebook
+            step = sums_by_code(residual, codes, size) - chosen[:, None] * codebook
             codebook[used] += (step[used] / counts[used, None]).astype(np.float32)
             dead = np.flatnonzero(counts < _DEAD_SHARE * counts.mean())[: len(residual)]
             codebook[dead] = residual[random.choice(len(residual), len(dead), replace=False)]
             counts[dead] = 1  # the next vectors that choose it place it
             residual = Search(codebook[None], threads=self.threads)(residual).residual
-        self.codebooks_ = self.codebooks_.copy()  # prepared searches belong to the old ones
+        self.codebooks_, self.counts_ = codebooks, all_counts
         return self
 
     # -- vectors <-> codes -------------------------------------------------------------------
@@ -312,11 +327,22 @@ class ResidualQuantizer(Estimator):
     # -- files -------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write codebooks and parameters to a safetensors file."""
+        """Write codebooks and parameters to a safetensors file; sizes are those of the codebooks.
+
+        Raises:
+            InputError: not fitted, or the file cannot be written.
+        """
         from safetensors.numpy import save
 
-        metadata = {"format": _FORMAT, "settings": json.dumps(self.get_params())}
-        tensors: dict[str, npt.NDArray[Any]] = {"codebooks": self._fitted(), "counts": self.counts_}
+        n_codebooks, codebook_size, _ = self._fitted().shape
+        sizes = {"n_codebooks": n_codebooks, "codebook_size": codebook_size}
+        settings = {**self.get_params(), **sizes}
+        plain = json.dumps(settings, default=lambda number: number.item())  # numpy's numbers
+        metadata = {"format": _FORMAT, "settings": plain}
+        tensors: dict[str, npt.NDArray[Any]] = {
+            "codebooks": self.codebooks_,
+            "counts": self.counts_,
+        }
         with replacing(Path(path)) as temporary:
             temporary.write_bytes(save(tensors, metadata=metadata))
 
@@ -337,9 +363,19 @@ class ResidualQuantizer(Estimator):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 settings = json.loads(metadata["settings"])
             quantizer = cls.from_codebooks(tensors["codebooks"])
+            if not isinstance(settings, dict):
+                raise InputError(f"its settings must be named, got {settings!r}")
             quantizer.set_params(**settings)
+            sizes = n, size = quantizer.codebooks_.shape[:2]
+            if (quantizer.n_codebooks, quantizer.codebook_size) != sizes:
+                raise InputError(
+                    f"its settings name {quantizer.n_codebooks} codebooks of "
+                    f"{quantizer.codebook_size} codewords, it holds {n} of {size}"
+                )
             if "counts" in tensors:
-                quantizer.counts_ = tensors["counts"].reshape(quantizer.counts_.shape)
+                quantizer.counts_ = tensors["counts"].astype(np.float64).reshape(sizes)
+            if not (np.isfinite(quantizer.counts_) & (quantizer.counts_ >= 0)).all():
+                raise InputError("its counts are no counts")
         except FileNotFoundError:
             raise ModelError(f"no quantizer at {path}") from None
         except (SafetensorError, OSError, KeyError, ValueError, InputError) as error:

@@ -1,15 +1,52 @@
-"""What a training run saved: read whole, or the model that comes out of it."""
+"""What a training run saves: written, read whole, or the model that comes out of it."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rvq.errors import InputError, ModelError
 from rvq.nn.model import CodecModel
+from rvq.replacing import replacing
 from rvq.train.config import TrainConfig, config_from_dict
 
 _NEEDED = {"config", "step", "seconds", "model", "average", "discriminator", "balancer"}
 _NEEDED |= {"optimizers", "pool"}
+
+
+def write_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Save the state of a run; where that fails, what was saved before is kept.
+
+    Raises:
+        InputError: the file cannot be written.
+        ModelError: a number of the state is not finite.
+    """
+    if not _finite(state):
+        raise diverged(state["step"], path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's, where a full disk has already raised its own
+            raise error.__context__ or error from None
+
+
+def _finite(state: object) -> bool:
+    if isinstance(state, dict):
+        return all(map(_finite, state.values()))
+    if isinstance(state, list | tuple):
+        return all(map(_finite, state))
+    if isinstance(state, torch.Tensor):
+        return bool(state.isfinite().all())
+    return not isinstance(state, float) or math.isfinite(state)
+
+
+def diverged(step: int, path: Path) -> ModelError:
+    """What to tell of a run that cannot go on from `step`, with or without a checkpoint."""
+    again = f"resume from {path.parent}" if path.exists() else "start anew"
+    return ModelError(
+        f"losses or weights are no longer finite at step {step}; {again} with a lower learning rate"
+    )
 
 
 def read_checkpoint(path: Path) -> dict:

@@ -24,6 +24,7 @@ from rvq.train.yaml_file import read_yaml
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class LossConfig:
             each.
     """
 
-    mel: Weight = 5.0
+    mel: Weight = 7.5
     complex: Weight = 0.4
     time: Weight = 0.4
     mel_magnitude: Weight = 0.0
@@ -116,7 +117,7 @@ class ScheduleConfig:
     adversarial_start: Share = 0.5
     discriminator_crop: Above0 = 0.5
     discriminator_every: PositiveInt = 2
-    betas: tuple[Share, Share] = (0.8, 0.98)
+    betas: tuple[Decay, Decay] = (0.8, 0.98)
     weight_decay: Weight = 0.01
     clip_norm: Above0 = 1.0
     ema_decay: Share = 0.99
@@ -155,6 +156,21 @@ class TrainConfig:
     checkpoint_minutes: Above0 = 5.0
     report_steps: PositiveInt = 20
     listen_steps: PositiveInt = 1000
+
+    def __post_init__(self) -> None:
+        least = self.discriminator.least_samples
+        if self.schedule.adversarial_start < 1 and self.judged_samples < least:
+            raise InputError(
+                f"the discriminators see {self.judged_samples} samples of a crop and need {least}; "
+                "raise schedule.discriminator_crop or data.crop_frames"
+            )
+
+    @property
+    def judged_samples(self) -> int:
+        """Samples of every crop that the discriminators see."""
+        network = self.model.network
+        wanted = round(self.schedule.discriminator_crop * network.sample_rate)
+        return min(wanted, self.data.crop_frames * network.hop_length)
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError
+from rvq.replacing import replacing
 from rvq.train.fetch import fetch
 from rvq.train.recipe import Recipe, Source
 
@@ -85,7 +86,8 @@ def prepare(
         A report per source packed, in the recipe's order.
 
     Raises:
-        InputError: a source is unknown, missing, cannot be downloaded, or holds no usable audio.
+        InputError: a source is unknown, missing, cannot be downloaded, or holds no usable audio;
+            or what it became cannot be written.
     """
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
@@ -294,6 +296,7 @@ def _write_dev(folder: Path, clips: dict[str, npt.NDArray[np.int16]], rate: int)
 
 
 def _save_array(path: Path, samples: npt.NDArray[np.int16]) -> None:
+    # Not by `replacing`: what an end by force left there would be taken for a packed source.
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.save(file, samples)
@@ -301,9 +304,9 @@ def _save_array(path: Path, samples: npt.NDArray[np.int16]) -> None:
 
 
 def _write_json(path: Path, facts: object) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _read_manifest(out: Path) -> dict[str, PackedSource]:

@@ -12,6 +12,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from rvq.nn.export import read_exported
 from rvq.nn.model import CodecModel
 from rvq.nn.quantizer import Quantized
 from rvq.train.balancer import Balancer
-from rvq.train.checkpoint import read_checkpoint
+from rvq.train.checkpoint import diverged, read_checkpoint, write_checkpoint
 from rvq.train.config import ScheduleConfig, TrainConfig
 from rvq.train.data import Crops, load_sources
 from rvq.train.losses import ReconstructionLosses, adversarial_losses, discriminator_loss
@@ -99,6 +100,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.out = out
+        self.checkpoint = out / "checkpoint.pt"
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.device = torch.device(name)
         self.first = distributed.rank() == 0
@@ -232,8 +234,7 @@ class Trainer:
         Returns their loss, and those of the model. Both come from the same forward passes, so the
         discriminators must not be updated before the model's gradient is taken.
         """
-        wanted = self.config.schedule.discriminator_crop * self.config.model.network.sample_rate
-        length = min(round(wanted), audio.shape[1])
+        length = self.config.judged_samples
         start = int(torch.randint(audio.shape[1] - length + 1, ()))
         learns = self.step % self.config.schedule.discriminator_every == 0
         self.discriminator.requires_grad_(learns)
@@ -260,7 +261,12 @@ class Trainer:
     # -- the run -----------------------------------------------------------------------------
 
     def run(self) -> bool:
-        """Train to the end of the schedule, or until interrupted; True when the end was reached."""
+        """Train to the end of the schedule, or until interrupted; True when the end was reached.
+
+        Raises:
+            InputError: the checkpoint cannot be written.
+            ModelError: losses or weights are no longer finite.
+        """
         if self.first:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
@@ -306,10 +312,7 @@ class Trainer:
         if writer is not None:
             self._write(writer, logs, summary, speed)
         if not all(math.isfinite(value) for value in summary.values()):
-            raise ModelError(
-                f"the loss is no longer finite at step {self.step}; resume from {self.out} with a "
-                "lower learning rate"
-            )
+            raise diverged(self.step, self.checkpoint)
 
     def _write(
         self,
@@ -351,7 +354,7 @@ class Trainer:
 
     # -- checkpoints -------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """The whole run."""
         return {
             "config": asdict(self.config),
@@ -366,12 +369,14 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the checkpoint: to a temporary file, then renamed; the first process alone does."""
-        if not self.first:
-            return
-        temporary = self.out / "checkpoint.tmp"
-        torch.save(self.state_dict(), temporary)
-        temporary.rename(self.out / "checkpoint.pt")
+        """Write the checkpoint; the first process alone does.
+
+        Raises:
+            InputError: it cannot be written.
+            ModelError: the state is no longer finite.
+        """
+        if self.first:
+            write_checkpoint(self.state_dict(), self.checkpoint)
 
     def load(self) -> bool:
         """Take up the checkpoint of the run's folder; False where there is none.
@@ -381,7 +386,7 @@ class Trainer:
         Raises:
             ModelError: the checkpoint is damaged or of another model.
         """
-        path = self.out / "checkpoint.pt"
+        path = self.checkpoint
         found = path.exists()
         if distributed.any_of(found, self.device) != found:
             raise ModelError(
