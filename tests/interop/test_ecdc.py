@@ -309,7 +309,7 @@ def test_the_command_line_writes_and_reads_what_the_package_does(theirs, wav, tm
 
 def test_the_command_line_refuses_in_one_sentence(wav, tmp_path):
     for options, message in (
-        ((), r"is speech_24khz; give a folder written by `rvq import encodec`"),
+        ((), r"not of the model speech_24khz; give a folder written by `rvq import encodec`"),
         (("--quality", 3), "no metadata; give --bitrate"),
         (("--title", "x"), "no metadata; give --bitrate"),
         (("--model", tmp_path / "none"), "no model"),
