@@ -18,22 +18,29 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         InputError: there is no such folder, it cannot be written, or the disk is full.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        try:
-            yield path
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-        return
-    path = path.resolve() if path.is_symlink() else path
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    direct = path.exists() and not path.is_file() and not path.is_dir()
+    if not direct:
+        path = path.resolve() if path.is_symlink() else path
+        check_folder(path)
+    written = path if direct else path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        if path.is_file():
-            shutil.copymode(path, temporary)
-        temporary.replace(path)
+        yield written
+        if not direct:
+            if path.is_file():
+                shutil.copymode(path, written)
+            written.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if not direct:
+            written.unlink(missing_ok=True)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a path to write to whose folder is missing.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")

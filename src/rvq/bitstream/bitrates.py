@@ -1,9 +1,16 @@
-"""How many codebooks a bitrate has room for."""
+"""The bitrate of a codebook, and how many codebooks a bitrate has room for."""
+
+import math
 
 from rvq.errors import InputError
 
 _TOLERANCE = 1e-5
 """Bitrates are printed with six digits: what is printed must be accepted and mean the same."""
+
+
+def kbps_per_codebook(frame_rate: float, codebook_size: int) -> float:
+    """Of one channel, before entropy coding."""
+    return frame_rate * math.log2(codebook_size) / 1000
 
 
 def codebooks_at(bitrate: float, each: float, available: int) -> int:

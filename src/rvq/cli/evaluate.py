@@ -64,6 +64,7 @@ def evaluate(
     from rvq.evaluate.peers import PEERS, is_installed
     from rvq.evaluate.rate_distortion import evaluate as measure
     from rvq.evaluate.report import codebook_lines, table, to_json, to_markdown
+    from rvq.replacing import check_folder
 
     clips = []
     for folder in reference:
@@ -97,8 +98,8 @@ def evaluate(
         installed() if measures == "all" else [m.strip() for m in measures.split(",") if m.strip()]
     )
     for target in (json, markdown, html):
-        if target and not target.parent.is_dir():
-            raise InputError(f"cannot write {target}: there is no folder {target.parent}")
+        if target:
+            check_folder(target)
     with progress_bar(f"{len(clips)} clips, {len(systems)} codecs") as report:
         evaluation = measure(
             clips,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rvq.bitstream.bitrates import codebooks_at
+from rvq.bitstream.bitrates import codebooks_at, kbps_per_codebook
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import dumps, loads
 from rvq.bitstream.entropy import FILE, EntropyModel
@@ -86,7 +86,7 @@ class Codec:
     @property
     def kbps_per_codebook(self) -> float:
         """Bitrate of one codebook and channel, kbps."""
-        return self.runtime.frame_rate * np.log2(self.codebook_size) / 1000
+        return kbps_per_codebook(self.runtime.frame_rate, self.codebook_size)
 
     def n_codebooks(self, bitrate: float | None) -> int:
         """Codebooks used at a bitrate in kbps per channel: as many as fit; all for None.

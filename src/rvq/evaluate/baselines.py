@@ -6,7 +6,6 @@ need there.
 """
 
 import hashlib
-import math
 import shlex
 import tempfile
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rvq.bitstream.bitrates import codebooks_at
+from rvq.bitstream.bitrates import codebooks_at, kbps_per_codebook
 from rvq.bitstream.container import dumps, payload_size
 from rvq.bitstream.entropy import FILE as ENTROPY_FILE
 from rvq.codec.defaults import BEAM_SIZE
@@ -108,7 +107,8 @@ class RvqCodec:
 
     def __post_init__(self) -> None:
         card = read_card(find(self.model))
-        each = card["sample_rate"] / card["hop_length"] * math.log2(card["codebook_size"]) / 1000
+        frame_rate = card["sample_rate"] / card["hop_length"]
+        each = kbps_per_codebook(frame_rate, card["codebook_size"])
         codebooks_at(self.kbps, each, card["n_codebooks"])
 
     @property

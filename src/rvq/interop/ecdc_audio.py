@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from rvq.bitstream.bitrates import codebooks_at
+from rvq.bitstream.bitrates import codebooks_at, kbps_per_codebook
 from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
@@ -124,8 +124,8 @@ class CheckpointModel:
 
         model, n_codebooks = self._model, self.n_codebooks
         if bitrate is not None:
-            step = self.sample_rate / model.hop_length * np.log2(model.codebook_size) / 1000
-            n_codebooks = codebooks_at(bitrate, step, n_codebooks)
+            each = kbps_per_codebook(self.sample_rate / model.hop_length, model.codebook_size)
+            n_codebooks = codebooks_at(bitrate, each, n_codebooks)
         return tuple(model.compress(torch.from_numpy(audio), n_codebooks))
 
     def decompress(self, segments: tuple[Segment, ...], n_samples: int) -> Floats:

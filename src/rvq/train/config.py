@@ -20,7 +20,7 @@ from rvq.nn.quantizer import Share
 from rvq.nn.seanet import SEANetConfig
 from rvq.nn.soundstream_discriminators import SoundStreamDiscriminatorConfig
 from rvq.nn.spectral import SpectralConfig
-from rvq.train.yaml_file import read_yaml
+from rvq.train.yaml_file import read_yaml, shipped_yaml
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -242,9 +242,4 @@ def shipped_config(name: str) -> Path:
     Raises:
         InputError: there is none of that name.
     """
-    folder = Path(__file__).parent / "configs"
-    path = folder / f"{name}.yaml"
-    if not path.exists():
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise InputError(f"no configuration {name!r}: give a YAML file or one of {names}")
-    return path
+    return shipped_yaml("configuration", "configs", name)

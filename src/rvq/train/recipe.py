@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rvq.codec.files import find_recordings
 from rvq.errors import InputError
-from rvq.train.yaml_file import read_yaml
+from rvq.train.yaml_file import read_yaml, shipped_yaml
 
 
 class Source(BaseModel):
@@ -113,12 +113,7 @@ def shipped_recipe(name: str) -> Path:
     Raises:
         InputError: there is none of that name.
     """
-    folder = Path(__file__).parent / "recipes"
-    path = folder / f"{name}.yaml"
-    if not path.exists():
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise InputError(f"no recipe {name!r}: give a YAML file or one of {names}")
-    return path
+    return shipped_yaml("recipe", "recipes", name)
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""YAML files that a user wrote: recipes and configurations."""
+"""YAML files: recipes and configurations, a user's or the package's."""
 
 from pathlib import Path
 
@@ -21,3 +21,21 @@ def read_yaml(path: Path) -> object:
         mark = getattr(error, "problem_mark", None)
         where = f", see line {mark.line + 1}" if mark else ""
         raise InputError(f"{path} is not valid YAML{where}") from None
+
+
+def shipped_yaml(what: str, folder: str, name: str) -> Path:
+    """Path of a file of the package.
+
+    Args:
+        what: it is, for the message.
+        folder: beside this module that holds such files.
+        name: without the ending.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    path = Path(__file__).parent / folder / f"{name}.yaml"
+    if not path.exists():
+        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise InputError(f"no {what} {name!r}: give a YAML file or one of {names}")
+    return path
