@@ -88,6 +88,12 @@ def test_the_classifier_is_linear_discriminant_analysis():
     assert 0.3 < (got == y).mean() < 1
 
 
+def test_one_recording_of_every_class_to_learn_from():
+    x = np.array([[0, 1], [5, 0], [9, 9], [0, 2], [6, 0], [8, 9]], "f4")
+    y = np.tile(np.arange(3), 2)
+    assert (classify(x, y, np.repeat([0, 1], 3)) == y).all()
+
+
 def test_neighbours_are_of_other_parts_and_the_index_finds_the_same():
     random = np.random.default_rng(0)
     y = np.repeat(np.arange(20), 20)

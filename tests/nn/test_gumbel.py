@@ -19,6 +19,12 @@ def test_output_is_the_codewords_of_the_codes(layer):
         torch.testing.assert_close(quantized.latents, layer.decode(quantized.codes))
 
 
+@pytest.mark.parametrize("codes", [[[0, -1]], [[16, 0]], [[0, 1, 2]]])
+def test_codes_that_name_no_codewords_are_refused(layer, codes):
+    with pytest.raises(InputError, match="codes must be"):
+        layer.decode(torch.tensor([codes]))
+
+
 def test_evaluation_takes_the_likeliest_training_samples(layer):
     x = torch.randn(1, 400, 8)
     likeliest = layer.logits(x).unflatten(-1, (2, 16)).argmax(-1)

@@ -354,7 +354,7 @@ def test_missing_folders_say_what_to_do(recordings: Path, tmp_path: Path) -> Non
     [
         ({"package": "some-voices"}, "either a package or a folder"),
         ({"folder": None}, "either a package or a folder"),
-        ({"wieght": 2}, "sources.0.wieght: Extra inputs"),
+        ({"wieght": 2}, "sources.0.wieght: extra inputs"),
         ({"weight": 0}, "sources.0.weight: .*greater than 0"),
         ({"name": "../escape"}, "sources.0.name"),
         ({"licence": None}, "sources.0.licence"),

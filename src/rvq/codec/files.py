@@ -25,7 +25,7 @@ AUDIO_ENDINGS = frozenset(
 )
 """Endings by which a folder's recordings are found."""
 _SECONDS_PER_READ = 10
-_FORMATS = {name: name for name in soundfile.available_formats()}
+_FORMATS = {name: name for name in soundfile.available_formats() if name != "RAW"}
 _FORMATS |= {"OGA": "OGG", "OPUS": "OGG", "AIF": "AIFF"}
 
 
@@ -267,11 +267,21 @@ def _name(path: Path) -> str | bytes:
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
-def _create_audio(path: Path, sample_rate: int, channels: int) -> soundfile.SoundFile:
+def audio_format(path: Path) -> str:
+    """The format that the ending of a file to be written names, as soundfile calls it.
+
+    Raises:
+        InputError: it names none.
+    """
     ending = path.suffix[1:].upper()
     if ending not in _FORMATS:
         named = f"cannot write {path.suffix} files" if ending else "the output needs an ending"
         raise InputError(f"{named}; choose .wav, .flac, .ogg or .mp3")
+    return _FORMATS[ending]
+
+
+def _create_audio(path: Path, sample_rate: int, channels: int) -> soundfile.SoundFile:
+    kind = audio_format(path)
     path.touch()  # a folder that cannot be written says so better than libsndfile
     try:
         return soundfile.SoundFile(
@@ -279,8 +289,8 @@ def _create_audio(path: Path, sample_rate: int, channels: int) -> soundfile.Soun
             "w",
             samplerate=sample_rate,
             channels=channels,
-            format=_FORMATS[ending],
-            subtype="OPUS" if ending == "OPUS" else None,
+            format=kind,
+            subtype="OPUS" if path.suffix.upper() == ".OPUS" else None,
         )
     except (ValueError, TypeError, soundfile.LibsndfileError) as error:
         raise InputError(

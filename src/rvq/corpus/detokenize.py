@@ -10,7 +10,7 @@ import numpy as np
 
 from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
-from rvq.codec.files import write_audio
+from rvq.codec.files import audio_format, write_audio
 from rvq.codec.models import DEFAULT_MODEL, find, find_by_hash
 from rvq.corpus.parquet import Row, find_shards, open_shard, read_group
 from rvq.corpus.pool import run_pool
@@ -58,15 +58,14 @@ def detokenize(
         FormatError: a damaged shard.
         ModelError: codes of another model.
     """
+    ending = f".{ending.removeprefix('.')}"
+    audio_format(Path(f"recording{ending}"))
     shards, target = find_shards(Path(source)), Path(folder).resolve()
     rows = (row for shard in shards for row in _rows(shard))
     if model is None and (first := next(rows, None)):
         model = find_by_hash(first.model_hash)
     home = find(model or DEFAULT_MODEL).resolve()
     n_codebooks = None if bitrate is None else Codec.load(home).n_codebooks(bitrate)
-    ending = f".{ending.removeprefix('.')}"
-    if not ending[1:].isalnum():
-        raise InputError(f"{ending!r} is no ending; choose .flac, .wav, .ogg or .mp3")
     total = _check_keys(shards, ending)
     tasks = (_Task(path.resolve(), target, ending, n_codebooks, home) for path in shards)
     done = 0

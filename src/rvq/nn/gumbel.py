@@ -81,6 +81,17 @@ class GumbelProductQuantizer(nn.Module):
         )
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Latents of codes: `[batch, n_frames, n_groups]` -> `[batch, n_frames, output_dim]`."""
+        """Latents of codes: `[..., n_groups]` -> `[..., output_dim]`.
+
+        Raises:
+            InputError: another number of groups, or codes out of range.
+        """
+        n_groups, size, _ = self.codewords.shape
+        if codes.shape[-1] != n_groups:
+            raise InputError(f"codes must be [..., {n_groups}], got {tuple(codes.shape)}")
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+            raise InputError(
+                f"codes must be in 0..{size - 1}, got {int(codes.min())}..{int(codes.max())}"
+            )
         groups = [words[codes[..., g]] for g, words in enumerate(self.codewords)]
         return torch.cat(groups, dim=-1)

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from rvq.errors import InputError
+from rvq.errors import InputError, first_problem
 from rvq.nn import distributed
 from rvq.quantize.residual import ResidualQuantizer
 from rvq.quantize.search import Search
@@ -176,9 +176,7 @@ class ResidualVectorQuantizer(nn.Module):
         try:
             TypeAdapter(QuantizerConfig).validate_python(vars(config))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{where}: {first['msg'].lower()}, got {first['input']}") from None
+            raise InputError(first_problem(error)) from None
         self.config = config
         self.stages = nn.ModuleList(VectorQuantizer(config) for _ in range(config.n_codebooks))
         self.register_buffer("n_seen", torch.zeros((), dtype=torch.long))

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rvq.codec.codec import Codec
-from rvq.errors import InputError
+from rvq.errors import InputError, first_problem
 from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig, tensor_name
 from rvq.replacing import replacing
 from rvq.train.codes import Integers, Progress, gather
@@ -73,9 +73,7 @@ def read_learning_config(path: Path) -> LearningConfig:
     try:
         return LearningConfig.model_validate(read_yaml(path) or {})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: {where}: {first['msg'].lower()}") from None
+        raise InputError(f"{path}: {first_problem(error)}") from None
 
 
 def learn(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from rvq.errors import InputError
+from rvq.errors import InputError, first_problem
 from rvq.nn import stft
 from rvq.nn.discriminators import (
     AnyDiscriminatorConfig,
@@ -196,10 +196,8 @@ def config_from_dict(fields: object, origin: str) -> TrainConfig:
     try:
         return TypeAdapter(TrainConfig).validate_python(fields)
     except ValidationError as error:
-        first = error.errors()[0]
         kinds = {kind for _, variants in _VARIANTS.values() for kind in variants}
-        where = ".".join(str(part) for part in first["loc"] if part not in kinds) or "the file"
-        raise InputError(f"{origin}: {where}: {first['msg'].lower()}") from None
+        raise InputError(f"{origin}: {first_problem(error, unnamed=kinds)}") from None
 
 
 _VARIANTS: dict[str, tuple[Callable[[Any], str], dict[str, type]]] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rvq.codec.files import find_recordings
-from rvq.errors import InputError
+from rvq.errors import InputError, first_problem
 from rvq.train.yaml_file import read_yaml, shipped_yaml
 
 
@@ -102,9 +102,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: {where}: {first['msg']}") from None
+        raise InputError(f"{path}: {first_problem(error)}") from None
 
 
 def shipped_recipe(name: str) -> Path:
