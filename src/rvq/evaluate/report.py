@@ -17,12 +17,13 @@ LABELS = {
     "mel_distance": "mel",
     "si_sdr": "SI-SDR dB",
     "visqol_audio": "ViSQOL audio",
+    "lsd": "LSD dB",
     "dnsmos": "DNSMOS",
     "speaker": "speaker",
     "wer": "WER",
 }
 """Headings of the measures."""
-_DECIMALS = dict.fromkeys(METRICS, 2) | {"estoi": 3, "si_sdr": 1, "speaker": 3, "wer": 3}
+_DECIMALS = dict.fromkeys(METRICS, 2) | {"estoi": 3, "si_sdr": 1, "lsd": 1, "speaker": 3, "wer": 3}
 
 
 def table(evaluation: Evaluation) -> Table:

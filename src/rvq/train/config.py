@@ -51,7 +51,7 @@ class LossConfig:
     Spectra count for most: waveform terms of equal weight hold back what codes cannot tell.
 
     Attributes:
-        mel, complex, time: reconstruction terms, see `rvq.train.losses`.
+        mel, log_magnitude, complex, time: reconstruction terms, see `rvq.train.losses`.
         mel_magnitude, log_mel_magnitude: EnCodec's and SoundStream's multi-scale mel losses.
         adversarial, feature: discriminator terms, once `adversarial_start` is reached.
         waveform_codebooks: codebooks with which the waveform terms (`time` and `complex`) count in
@@ -62,6 +62,7 @@ class LossConfig:
     """
 
     mel: Weight = 7.5
+    log_magnitude: Weight = 3.0
     complex: Weight = 0.4
     time: Weight = 0.4
     mel_magnitude: Weight = 0.0
@@ -84,7 +85,7 @@ class LossConfig:
 
     def reconstruction(self) -> dict[str, float]:
         """Weights of the losses that compare recordings with their reconstructions."""
-        names = ("mel", "complex", "time", "mel_magnitude", "log_mel_magnitude")
+        names = ("mel", "log_magnitude", "complex", "time", "mel_magnitude", "log_mel_magnitude")
         return {name: getattr(self, name) for name in names}
 
 

@@ -4,6 +4,8 @@ All take `[batch, n_samples]` audio; the multi-scale losses follow EnCodec (Déf
 and DAC (Kumar et al. 2023), the hinge and feature losses SoundStream (Zeghidour et al. 2021).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from rvq.nn import distributed, stft
 from rvq.train.config import LossConfig
 
 Judgements = list[tuple[Tensor, list[Tensor]]]
+
+_LOG10_MAGNITUDE = 0.5 / math.log(10)
+"""Of a magnitude in natural logarithms of its power."""
 
 
 def time_loss(reconstruction: Tensor, audio: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -28,9 +33,11 @@ def time_loss(reconstruction: Tensor, audio: Tensor, weights: Tensor | None = No
 
 
 class SpectralLoss(nn.Module):
-    """Two distances on shared short-time spectra at several resolutions.
+    """Three distances on shared short-time spectra at several resolutions.
 
     - mel: L1 of log10 mel magnitudes.
+    - log_magnitude: L1 of log10 magnitudes of every bin (Yamamoto et al. 2020). High mel bands are
+      many bins wide; without it a decoder fills a few of them and leaves stripes in between.
     - complex: squared distance of spectra whose magnitude is compressed to |X|^0.3, which weighs
       phase and quiet detail alike.
     """
@@ -43,15 +50,16 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"filters_{n_fft}", filters, persistent=False)
             self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft), persistent=False)
 
-    def _spectra(self, audio: Tensor, n_fft: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-mel `[batch, n_frames, n_mels]` and compressed spectrum of one resolution."""
+    def _spectra(self, audio: Tensor, n_fft: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-mel `[batch, n_frames, n_mels]`, log power and compressed spectrum."""
         window: Tensor = getattr(self, f"window_{n_fft}")
         filters: Tensor = getattr(self, f"filters_{n_fft}")
         real, imag = stft.centred(audio, window * (2 / n_fft))
         power = real.square() + imag.square() + 1e-9
         mel = (power.sqrt() @ filters).clamp(min=1e-5).log10()
-        compression = torch.exp(power.log() * -0.35)
-        return mel, real * compression, imag * compression
+        log_power = power.log()
+        compression = torch.exp(log_power * -0.35)
+        return mel, log_power, real * compression, imag * compression
 
     def forward(
         self, reconstruction: Tensor, audio: Tensor, weights: Tensor | None = None
@@ -63,18 +71,20 @@ class SpectralLoss(nn.Module):
             audio: the same.
             weights: of the items in the complex distance, `[batch]`; default equal.
         """
-        mel = compressed = reconstruction.new_zeros(())
+        mel = magnitude = compressed = reconstruction.new_zeros(())
         for n_fft in self.n_ffts:
             with torch.no_grad():
-                mel_target, *target = self._spectra(audio, n_fft)
-            mel_estimate, *estimate = self._spectra(reconstruction, n_fft)
+                mel_target, log_target, *target = self._spectra(audio, n_fft)
+            mel_estimate, log_estimate, *estimate = self._spectra(reconstruction, n_fft)
             mel = mel + F.l1_loss(mel_estimate, mel_target)
+            magnitude = magnitude + F.l1_loss(log_estimate, log_target) * _LOG10_MAGNITUDE
             for part, part_target in zip(estimate, target, strict=True):
                 distance = F.mse_loss(part, part_target, reduction="none").mean((1, 2))
                 compressed = (
                     compressed + (distance if weights is None else distance * weights).mean()
                 )
-        return {"mel": mel / len(self.n_ffts), "complex": compressed / len(self.n_ffts)}
+        losses = {"mel": mel, "log_magnitude": magnitude, "complex": compressed}
+        return {name: loss / len(self.n_ffts) for name, loss in losses.items()}
 
 
 class MelMagnitudeLoss(nn.Module):
@@ -143,7 +153,7 @@ class ReconstructionLosses(nn.Module):
         super().__init__()
         self.weights = {name: w for name, w in config.reconstruction().items() if w > 0}
         self.spectral = None
-        if self.weights.keys() & {"mel", "complex"}:
+        if self.weights.keys() & {"mel", "log_magnitude", "complex"}:
             self.spectral = SpectralLoss(sample_rate, config.n_ffts, config.n_mels)
         kinds = {"mel_magnitude": MelMagnitudeLoss, "log_mel_magnitude": LogMelMagnitudeLoss}
         self.magnitudes = nn.ModuleDict(
