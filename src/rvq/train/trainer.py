@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from rvq.errors import ModelError
 from rvq.nn import distributed
+from rvq.nn.dead_bins import restart_dead_bins
 from rvq.nn.discriminators import build_discriminator
 from rvq.nn.export import read_exported
 from rvq.nn.model import CodecModel
@@ -34,6 +35,8 @@ from rvq.train.losses import ReconstructionLosses, adversarial_losses, discrimin
 
 _START_BATCHES = 16
 """Batches of recordings that the weights of a new model are made to suit."""
+_EXAMINED = 64
+"""Recordings in which the bins of a model that is trained on are looked at."""
 _BALANCE_EVERY = 10
 """Steps between measurements of the gradients' norms."""
 
@@ -83,7 +86,7 @@ class Trainer:
         out: folder of the run: checkpoint, curves, configuration.
         device: where to train; default the GPU if there is one.
         start: folder of an exported model whose weights and codebooks a new run starts from; it
-            may have fewer blocks than the configuration.
+            may have fewer blocks than the configuration. Its dead bins are restarted.
 
     Raises:
         InputError: data or settings that do not fit.
@@ -142,11 +145,13 @@ class Trainer:
 
     def _start(self, exported: Path | None) -> None:
         """Give a new run its first weights: an exported model's, or what suits examples."""
-        if exported is not None:
+        batches = np.concatenate([self.crops.batch(i) for i in range(_START_BATCHES)])
+        examples = torch.from_numpy(batches).to(self.device)
+        if exported is None:
+            self.model.start_from(examples)
+        else:
             self._take_over(exported)
-            return
-        examples = np.concatenate([self.crops.batch(i) for i in range(_START_BATCHES)])
-        self.model.start_from(torch.from_numpy(examples).to(self.device))
+            restart_dead_bins(self.model, examples[:_EXAMINED])
 
     def _take_over(self, start: Path) -> None:
         """Start from the weights and codebooks of an exported model."""
