@@ -35,17 +35,17 @@ def test_tones_become_noise_as_loud_as_their_neighbours(model, audio):
     with torch.no_grad():
         assert _measure(model.eval(), model.decoder, audio).dead[DEAD].all()
         model.train()
-        assert restart_dead_bins(model, audio) >= 40
+        n_dead = restart_dead_bins(model, audio)
         assert model.training
         after = _measure(model.eval(), model.decoder, audio)
     assert after.live[DEAD].float().mean() > 0.9
     away = (after.level[DEAD] - after.level[DEAD].median()).abs()
-    assert away.quantile(0.9) < 2
+    assert away.median() < 1
     changed = {name for name, value in model.state_dict().items() if not before[name].equal(value)}
     assert changed == {"decoder.linear.weight", "decoder.head.weight", "decoder.head.bias"}
     rows = (model.decoder.linear.weight != before["decoder.linear.weight"]).any(1)
     assert rows[DEAD].all()
-    assert rows.sum() < 60  # those that live stay as they are
+    assert rows.sum() == n_dead < 100  # those that live stay as they are
 
 
 def test_the_same_again(model, audio):

@@ -243,6 +243,27 @@ def test_codewords_move_by_exponential_averages():
     torch.testing.assert_close(stage.codebook, sums / counts[:, None])
 
 
+def test_codewords_that_nothing_uses_stay_where_they_are():
+    stage = VectorQuantizer(replace(SMALL, decay=0.9, restart_share=0.0))
+    start = torch.randn(16, 6)
+    start[3] += 1_000
+    stage.initialise(start, n_vectors=160)
+    x = latents(1).reshape(-1, 6)
+    for _ in range(300):
+        stage.update(x, stage.encode(x))
+    assert stage.counts[3] < 1e-6
+    torch.testing.assert_close(stage.codebook[3], start[3])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 6), (0, 5, 6), (1, 0, 6)])
+def test_batches_of_next_to_nothing(shape):
+    layer = trained()
+    for quantized in (layer(torch.randn(shape)), layer.eval()(torch.randn(shape))):
+        assert quantized.codes.shape == (*shape[:2], 4)
+        assert quantized.commitment.isfinite()
+    assert all(buffer.isfinite().all() for buffer in layer.buffers())
+
+
 def test_dead_codewords_restart_on_current_vectors():
     stage = VectorQuantizer(SMALL)
     start = torch.randn(16, 6)

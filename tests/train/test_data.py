@@ -79,7 +79,16 @@ def test_levels(packed):
 
 def test_near_silence_is_amplified_by_30_db_at_most():
     quiet = Crops([tone(3)], batch_size=2, n_samples=100, mix_probability=0)
-    np.testing.assert_allclose(np.abs(quiet.batch(0)), 3 / 32768 * 30, rtol=1e-5)
+    np.testing.assert_allclose(np.abs(quiet.batch(0)), 3 / 32768 * 10**1.5, rtol=1e-5)
+
+
+def test_a_near_silent_second_crop_is_not_made_loud():
+    source = Crops([tone(9_000)], batch_size=1, n_samples=100, mix_probability=1, gain_db=(0, 0))
+    hiss = np.tile(np.float32([1, -1]) / 32768, 50)
+    drawn = iter([np.full(100, 0.5, np.float32), hiss])
+    source._crop = lambda random: next(drawn)
+    (mixed,) = source.batch(0)
+    assert 0 < np.ptp(mixed) / 2 <= 10**1.5 * np.abs(hiss).max() / 0.5
 
 
 def test_both_polarities_come():

@@ -12,6 +12,7 @@ from rvq.train.losses import (
     MelMagnitudeLoss,
     ReconstructionLosses,
     SpectralLoss,
+    _Levels,
     adversarial_losses,
     discriminator_loss,
     time_loss,
@@ -72,6 +73,20 @@ def test_losses_agree_with_plain_transforms(audio, spectral_loss):
     assert float(losses["mel"]) == pytest.approx(float(sum(mel) / 2), rel=1e-3)
     assert float(losses["log_magnitude"]) == pytest.approx(float(sum(of_bins) / 2), rel=1e-3)
     assert float(losses["complex"]) == pytest.approx(float(sum(distance) / 2), rel=1e-3)
+
+
+def test_gradients_are_those_of_the_losses_as_they_are_defined():
+    random = torch.Generator().manual_seed(0)
+    real, imag = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=random)
+    real[0, 0], imag[0, 0] = 1e-5, 0  # where the floor counts
+    parts = (real.requires_grad_(), imag.requires_grad_())
+    assert torch.autograd.gradcheck(_Levels.apply, parts, eps=1e-8, atol=1e-4, rtol=1e-4)
+    magnitude, log_power, *compressed = _Levels.apply(*parts)
+    power = real.square() + imag.square() + 1e-9
+    torch.testing.assert_close(magnitude, power.sqrt())
+    torch.testing.assert_close(log_power, power.log())
+    torch.testing.assert_close(compressed[0], real * power**-0.35)
+    torch.testing.assert_close(compressed[1], imag * power**-0.35)
 
 
 def test_stripes_within_a_mel_band_cost_what_mel_does_not_see():

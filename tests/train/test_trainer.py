@@ -257,6 +257,16 @@ def test_codebooks_of_the_average_are_the_current_ones(packed, tmp_path):
     assert torch.equal(trainer.average.quantizer.codebooks(), codebooks)
 
 
+def test_settings_of_optimizers_may_change_between_sessions(packed, tmp_path):
+    Trainer(config(), [packed], tmp_path, "cpu").save()
+    again = Trainer(config(weight_decay=0.3, betas=(0.5, 0.9)), [packed], tmp_path, "cpu")
+    assert again.load()
+    assert again.optimizers["muon"].param_groups[0]["weight_decay"] == 0.3
+    for name in ("adamw", "discriminator"):
+        assert again.optimizers[name].param_groups[0]["betas"] == (0.5, 0.9)
+        assert again.optimizers[name].param_groups[0]["weight_decay"] == 0
+
+
 def test_nothing_moves_when_the_rate_has_fallen_to_zero(packed, tmp_path):
     trainer = Trainer(config(), [packed], tmp_path, "cpu")
     run(trainer, 4)  # the discriminators are with it
@@ -268,12 +278,23 @@ def test_nothing_moves_when_the_rate_has_fallen_to_zero(packed, tmp_path):
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-def test_a_run_can_start_from_an_exported_model(packed, tmp_path):
+@pytest.fixture
+def no_restarts(monkeypatch):
+    """Start from a model as it is; restarts of its dead bins are tests/nn/test_dead_bins.py's."""
+    restarted = []
+    monkeypatch.setattr(
+        "rvq.train.trainer.restart_dead_bins", lambda model, audio: restarted.append(len(audio))
+    )
+    return restarted
+
+
+def test_a_run_can_start_from_an_exported_model(packed, tmp_path, no_restarts):
     trainer = Trainer(config(), [packed], tmp_path / "first", "cpu")
     run(trainer, 4)
     export(trainer.average, tmp_path / "model", name="tiny", facts={})
     again = Trainer(config(), [packed], tmp_path / "second", "cpu", start=tmp_path / "model")
     assert again.step == 0
+    assert len(no_restarts) == 1
     audio = torch.from_numpy(trainer.crops.batch(9))
     with torch.no_grad():
         for model in (again.model, again.average):
@@ -285,7 +306,7 @@ def test_a_run_can_start_from_an_exported_model(packed, tmp_path):
         Trainer(other, [packed], tmp_path / "third", "cpu", start=tmp_path / "model")
 
 
-def test_a_run_can_start_from_a_model_with_fewer_blocks(packed, tmp_path):
+def test_a_run_can_start_from_a_model_with_fewer_blocks(packed, tmp_path, no_restarts):
     trainer = Trainer(config(), [packed], tmp_path / "first", "cpu")
     run(trainer, 2)
     export(trainer.average, tmp_path / "model", name="tiny", facts={}, half_weights=False)

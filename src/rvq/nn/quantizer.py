@@ -20,6 +20,9 @@ from rvq.quantize.search import Search
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
+_FORGOTTEN = 1e-3
+"""Uses of a codeword, by exponential average, below which it stays where it is."""
+
 
 @dataclass(frozen=True)
 class QuantizerConfig:
@@ -128,19 +131,22 @@ class VectorQuantizer(nn.Module):
 
         Processes that train together move them towards the vectors of all.
         """
-        decay = self.config.decay
+        kept = self.config.decay
         counts = torch.bincount(codes, minlength=len(self.counts)).to(self.counts)
-        sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
-        errors = (x - self.codebook[codes]).square().sum(1)
+        errors = (x - self.codebook[codes]).square().sum()
         if distributed.world_size() > 1:
-            counts, sums, total = distributed.sums(counts, sums, errors.sum())
-            distortion = total / counts.sum()
+            sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
+            counts, sums, errors = distributed.sums(counts, sums, errors)
+            self.sums.mul_(kept).add_(sums, alpha=1 - kept)
         else:
-            distortion = errors.mean()
-        self.counts.mul_(decay).add_(counts, alpha=1 - decay)
-        self.sums.mul_(decay).add_(sums, alpha=1 - decay)
-        self.distortion.lerp_(distortion, 1 - decay)
-        self.codebook.copy_(self.sums / self.counts.clamp(min=1e-3)[:, None])
+            self.sums.mul_(kept).index_add_(0, codes, x, alpha=1 - kept)
+        self.counts.mul_(kept).add_(counts, alpha=1 - kept)
+        self.distortion.lerp_(errors / counts.sum(), 1 - kept)
+        # Those that nothing has used for long keep their place: sums fade as counts do.
+        used = self.counts > _FORGOTTEN
+        torch.where(
+            used[:, None], self.sums / self.counts[:, None], self.codebook, out=self.codebook
+        )
 
     @torch.no_grad()
     def restart_dead(self, x: Tensor) -> int:
@@ -213,8 +219,10 @@ class ResidualVectorQuantizer(nn.Module):
             raise InputError(
                 f"n_codebooks must be in 1..{self.config.n_codebooks}, got {n_codebooks}"
             )
-        if self.training and not self.initialised:
-            self._gather(x.detach())
+        waiting = self.training and not self.initialised
+        if waiting or not x.numel():
+            if waiting:
+                self._gather(x.detach())
             codes = torch.full((*x.shape[:2], self.config.n_codebooks), -1, device=x.device)
             return Quantized(x, codes, x.new_zeros(()))
         world_size = distributed.world_size() if self.training else 1
@@ -243,7 +251,10 @@ class ResidualVectorQuantizer(nn.Module):
         order = depth.argsort(descending=True, stable=True)
         residual = x[order]
         codes = torch.full((*x.shape[:2], self.config.n_codebooks), -1, device=x.device)
-        variance = distributed.total_variance(x) if together else x.var(dim=(0, 1)).sum()
+        if together:
+            variance = distributed.total_variance(x)
+        else:
+            variance = x.var((0, 1), correction=min(1, x.shape[0] * x.shape[1] - 1)).sum()
         # Latents of an untrained encoder may hardly vary about a mean that every step moves further
         # than they spread; relative to their spread alone, the loss would exceed all others.
         mean_square = x.square().sum(2).mean()

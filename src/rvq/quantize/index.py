@@ -95,10 +95,13 @@ class Index:
         indices = as_codes(codes, most=n, codebook_size=size)
         if indices.ndim != 2 or indices.shape[1] != n:
             raise InputError(f"codes must be [n, {n}], got {indices.shape}")
-        norms = [
-            np.square(self.quantizer.decode(indices[i : i + 65536])).sum(axis=1)
-            for i in range(0, len(indices), 65536)  # no more decoded at once
-        ]
+        with np.errstate(over="ignore"):
+            norms = [
+                np.square(self.quantizer.decode(indices[i : i + 65536])).sum(axis=1)
+                for i in range(0, len(indices), 65536)  # no more decoded at once
+            ]
+        if not all(np.isfinite(part).all() for part in norms):
+            raise InputError("vectors are too large for distances in float32; scale them down")
         self.codes = np.concatenate([self.codes, indices.astype(self.codes.dtype)])
         self.norms = np.concatenate([self.norms, *norms])
 
@@ -111,6 +114,10 @@ class Index:
         vectors = as_vectors(queries, self.quantizer.n_features_in_)
         if vectors.ndim != 2:
             raise InputError(f"queries must be [n, dim], got {vectors.shape}")
+        with np.errstate(over="ignore"):
+            squares = np.square(vectors).sum(axis=1, keepdims=True)
+        if not np.isfinite(squares).all():
+            raise InputError("queries are too large for distances in float32; scale them down")
         if not len(self):
             raise InputError("the index is empty: add vectors first")
         if not 1 <= k <= len(self):
@@ -129,7 +136,7 @@ class Index:
 
         native.in_chunks(work, len(vectors), self.threads, grain=1)
         if self.metric == "l2":
-            distances += np.square(vectors).sum(axis=1, keepdims=True)
+            distances += squares
             np.maximum(distances, 0, out=distances)
         return Neighbours(ids, distances)
 

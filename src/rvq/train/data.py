@@ -20,6 +20,9 @@ from rvq.errors import InputError
 
 Audio = npt.NDArray[np.float32]
 
+_MOST_GAIN = 10**1.5
+"""30 dB."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -61,6 +64,11 @@ def load_sources(folders: list[Path], sample_rate: int) -> list[Source]:
         listed = ", ".join(map(str, folders))
         raise InputError(f"no packed recordings under {listed}; run `rvq data prepare` first")
     return sources
+
+
+def _gain(crop: Audio, peak: float) -> float:
+    """What brings a crop's loudest sample to `peak`, at most 30 dB: near silence stays that."""
+    return min(peak / (float(np.abs(crop).max()) + 1e-9), _MOST_GAIN)
 
 
 class Crops:
@@ -136,11 +144,9 @@ class Crops:
         crop = self._crop(random)
         if random.random() < self.mix_probability:
             other = self._crop(random)
-            level = np.abs(crop).max() / (np.abs(other).max() + 1e-4)
-            crop = crop + other * level * 10 ** (-random.uniform(0, 15) / 20)
-        peak = 10 ** (random.uniform(*self.gain_db) / 20)
-        # Near silence stays near silence: at most 30 dB of amplification.
-        gain = min(peak / (np.abs(crop).max() + 1e-9), 30.0)
+            peak = np.abs(crop).max() * 10 ** (-random.uniform(0, 15) / 20)
+            crop = crop + other * _gain(other, peak)
+        gain = _gain(crop, 10 ** (random.uniform(*self.gain_db) / 20))
         polarity = random.choice([-1, 1])
         return np.asarray(crop * (gain * polarity), np.float32)
 

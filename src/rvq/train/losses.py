@@ -5,10 +5,12 @@ and DAC (Kumar et al. 2023), the hinge and feature losses SoundStream (Zeghidour
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from rvq.mel import mel_filterbank
 from rvq.nn import distributed, stft
@@ -30,6 +32,34 @@ def time_loss(reconstruction: Tensor, audio: Tensor, weights: Tensor | None = No
     """
     distance = (reconstruction - audio).abs().mean(1) / (audio.abs().mean(1) + 1e-3)
     return (distance if weights is None else distance * weights).mean()
+
+
+class _Levels(torch.autograd.Function):
+    """Magnitude, log power and compressed spectrum of a spectrum.
+
+    Written out, the backward pass takes half the time of the operations one by one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        power = real.square().addcmul_(imag, imag).add_(1e-9)
+        magnitude, log_power = power.sqrt(), power.log()
+        compression = torch.exp(log_power * -0.35)
+        ctx.save_for_backward(real, imag, magnitude, compression)
+        return magnitude, log_power, real * compression, imag * compression
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        real, imag, magnitude, compression = ctx.saved_tensors
+        to_magnitude, to_log_power, to_real, to_imag = gradients
+        # Levels depend on the power alone: all that reaches them goes along the spectrum.
+        along = (to_real * real).addcmul_(to_imag, imag).mul_(compression).mul_(-0.7)
+        along.add_(to_log_power, alpha=2).div_(magnitude).add_(to_magnitude).div_(magnitude)
+        return (
+            torch.mul(to_real, compression).addcmul_(along, real),
+            torch.mul(to_imag, compression).addcmul_(along, imag),
+        )
 
 
 class SpectralLoss(nn.Module):
@@ -55,11 +85,9 @@ class SpectralLoss(nn.Module):
         window: Tensor = getattr(self, f"window_{n_fft}")
         filters: Tensor = getattr(self, f"filters_{n_fft}")
         real, imag = stft.centred(audio, window * (2 / n_fft))
-        power = real.square() + imag.square() + 1e-9
-        mel = (power.sqrt() @ filters).clamp(min=1e-5).log10()
-        log_power = power.log()
-        compression = torch.exp(log_power * -0.35)
-        return mel, log_power, real * compression, imag * compression
+        magnitude, log_power, *compressed = _Levels.apply(real, imag)
+        mel = (magnitude @ filters).clamp(min=1e-5).log10()
+        return mel, log_power, *compressed
 
     def forward(
         self, reconstruction: Tensor, audio: Tensor, weights: Tensor | None = None

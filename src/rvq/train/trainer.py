@@ -35,6 +35,9 @@ from rvq.train.losses import ReconstructionLosses, adversarial_losses, discrimin
 
 _START_BATCHES = 16
 """Batches of recordings that the weights of a new model are made to suit."""
+_TOGETHER_EVERY = 20
+"""Steps after which processes take over the first one's weights: on processors of different kinds
+they round differently, and would drift apart."""
 _EXAMINED = 64
 """Recordings in which the bins of a model that is trained on are looked at."""
 _BALANCE_EVERY = 10
@@ -112,7 +115,7 @@ class Trainer:
         network, schedule = config.model.network, config.schedule
         torch.manual_seed(config.seed)
         self.model = CodecModel(config.model).to(self.device)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self._average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.discriminator = build_discriminator(config.discriminator).to(self.device)
         self.losses = ReconstructionLosses(config.loss, network.sample_rate).to(self.device)
         self.optimizers = model_optimizers(self.model, schedule)
@@ -140,7 +143,7 @@ class Trainer:
         )
         self._start(start)
         distributed.copy_first([*self.model.state_dict().values()])
-        self.average.load_state_dict(self.model.state_dict())
+        self._average.load_state_dict(self.model.state_dict())
         distributed.copy_first([*self.discriminator.state_dict().values()])
 
     def _start(self, exported: Path | None) -> None:
@@ -220,6 +223,8 @@ class Trainer:
             self.optimizers[name].step()
         self._update_average()
         self.step += 1
+        if self.step % _TOGETHER_EVERY == 0:
+            distributed.copy_first([*self.model.parameters(), *self.discriminator.parameters()])
         return logs
 
     def _waveform_weights(self, quantized: Quantized) -> Tensor:
@@ -255,13 +260,18 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Move the averaged weights; buffers (codebooks) are averages already and are copied."""
+        """Move the averaged weights."""
         decay = min(self.config.schedule.ema_decay, (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(
-            list(self.average.parameters()), list(self.model.parameters()), 1 - decay
+            list(self._average.parameters()), list(self.model.parameters()), 1 - decay
         )
-        for kept, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
+
+    @property
+    def average(self) -> CodecModel:
+        """The model with averaged weights; its buffers (codebooks) are averages already."""
+        for kept, new in zip(self._average.buffers(), self.model.buffers(), strict=True):
             kept.copy_(new)
+        return self._average
 
     # -- the run -----------------------------------------------------------------------------
 
@@ -340,17 +350,17 @@ class Trainer:
         """Reconstruct held-out clips at several bitrates: audio samples and their distances."""
         import soundfile
 
-        network = self.config.model.network
+        network, model = self.config.model.network, self.average
         clips = sorted(path for folder in self.data for path in folder.glob("dev/*/*.flac"))
         for clip in clips[:: max(1, len(clips) // 8)]:
             samples, _ = soundfile.read(clip, dtype="float32", frames=4 * network.sample_rate)
             audio = torch.from_numpy(np.ascontiguousarray(samples)).to(self.device)[None]
-            latents = self.average.encode(audio)
+            latents = model.encode(audio)
             for n in (2, 4, 8, 16):
                 if n > self.config.model.quantizer.n_codebooks:
                     continue
-                quantized = self.average.quantizer(latents, n).latents
-                output = self.average.decode(quantized, audio.shape[1])
+                quantized = model.quantizer(latents, n).latents
+                output = model.decode(quantized, audio.shape[1])
                 for name, value in self.losses(output, audio).items():
                     writer.add_scalar(f"dev_{n:02d}_{name}/{clip.stem}", float(value), self.step)
                 writer.add_audio(
@@ -402,10 +412,14 @@ class Trainer:
         state = read_checkpoint(path)
         try:
             self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
+            self._average.load_state_dict(state["average"])
             self.discriminator.load_state_dict(state["discriminator"])
             for name, optimizer in self.optimizers.items():
+                # Settings are the configuration's, which may have changed; the rest is the run's.
+                settings = [_settings(group) for group in optimizer.param_groups]
                 optimizer.load_state_dict(state["optimizers"][name])
+                for group, wanted in zip(optimizer.param_groups, settings, strict=True):
+                    group.update(wanted)
         except (RuntimeError, ValueError, KeyError):
             raise ModelError(
                 f"{path} holds a model of another shape; use another --out or its configuration"
@@ -414,6 +428,11 @@ class Trainer:
         self.model.quantizer.pool = state["pool"]
         self.step, self.seconds = state["step"], state["seconds"]
         return True
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration says of a group of an optimizer's parameters."""
+    return {name: group[name] for name in ("betas", "weight_decay") if name in group}
 
 
 class _StopSignal:

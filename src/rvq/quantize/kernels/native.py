@@ -33,6 +33,8 @@ _LEAST_DIMS8 = 16
 """Fewer are multiplied in float32 sooner than rounded to bytes."""
 _LEAST_DIMS8_FAST = 128
 """The same of bfloat16."""
+_MANY_FAST = 16_384
+"""Vectors that it takes, with bfloat16 at hand, for codebooks to be worth rounding to bytes."""
 _NOTHING = np.empty(0, np.float32)
 
 
@@ -135,9 +137,11 @@ def _run(
     if width > 1 and books.n_products * 2 <= TABLES_LIMIT:
         tables = _tables(kernel.number, books, threads)
         products, scale = tables.products[: books.n_products], tables.scale
-    least = _LEAST_DIMS8_FAST if fast and kernel.bf16 else _LEAST_DIMS8
-    made = books.bytes if kernel.int8 and width == 1 and dim >= least else None
-    fast = fast and kernel.bf16 and made is None
+    fast = fast and kernel.bf16
+    least = _LEAST_DIMS8_FAST if fast else _LEAST_DIMS8
+    pays = not fast or len(x) >= _MANY_FAST or "bytes" in vars(books)
+    made = books.bytes if kernel.int8 and width == 1 and dim >= least and pays else None
+    fast = fast and made is None
     packed16 = books.packed16 if fast else _NOTHING
     in_bytes = vars(made).values() if made else [_NOTHING] * 4
     arrays = (books.codebooks, books.packed, packed16, books.costs, books.offsets, books.reach)
