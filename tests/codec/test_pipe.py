@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 
 from rvq.codec.pipe import decode_pipe, encode_pipe
 from rvq.errors import FormatError, InputError, ModelError
@@ -46,7 +47,7 @@ def test_samples_survive_as_they_do_in_files(codec, pcm, stream):
     heard = np.frombuffer(target.getvalue(), "<f4")
     np.testing.assert_array_equal(heard[: len(expected)], expected)
     again = io.BytesIO()
-    decode_pipe(codec, io.BytesIO(stream), again)
+    assert decode_pipe(None, io.BytesIO(stream), again)  # the model that its head names
     whole = np.frombuffer(again.getvalue(), "<i2")
     np.testing.assert_allclose(whole / 32768, heard, atol=0.51 / 32768)
 
@@ -65,7 +66,8 @@ def test_stereo_floats(codec, speech):
 
 def test_what_breaks_off_is_heard_so_far(codec, stream):
     target = io.BytesIO()
-    decode_pipe(codec, io.BytesIO(stream[:500]), target)
+    assert not decode_pipe(codec, io.BytesIO(stream[:500]), target)
+    assert not decode_pipe(codec, io.BytesIO(stream + b"\0"), io.BytesIO())
     assert len(target.getvalue()) == 2 * 320 * ((500 - 18) // 14 - 2)
 
 
@@ -89,6 +91,22 @@ def test_bad_arguments(codec):
             )
 
 
+@pytest.mark.parametrize("ending", ["WAV", "FLAC", "OGG"])
+def test_files_are_not_taken_for_samples(codec, speech, ending):
+    file = io.BytesIO()
+    soundfile.write(file, speech[0], 24_000, format=ending)
+    file.seek(0)
+    with pytest.raises(InputError, match="this is a file"):
+        encode_pipe(codec, file, io.BytesIO(), sample_rate=24_000)
+
+
+def test_nothing_is_written_that_cannot_be_gone_on_with(codec):
+    target = io.BytesIO()
+    with pytest.raises(InputError):
+        encode_pipe(codec, io.BytesIO(bytes(8)), target, sample_rate=24_000, sample_format="s24le")
+    assert not target.getvalue()
+
+
 def test_the_commands_make_a_pipe(pcm, stream):
     rvq = [sys.executable, "-c", "import sys; from rvq.cli import main; main()", "stream"]
     sent = subprocess.run([*rvq, "encode"], input=pcm.tobytes(), capture_output=True, check=True)
@@ -98,3 +116,7 @@ def test_the_commands_make_a_pipe(pcm, stream):
     wrong = subprocess.run([*rvq, "decode"], input=b"no stream at all...", capture_output=True)
     assert wrong.returncode == 1
     assert wrong.stderr.decode().startswith("rvq: this is not a stream")
+    cut = subprocess.run([*rvq, "decode"], input=sent.stdout[:-3], capture_output=True)
+    assert cut.returncode == 3
+    assert len(cut.stdout) > 40_000
+    assert "cut" in cut.stderr.decode()

@@ -156,6 +156,11 @@ def test_what_cannot_be_probed(tmp_path, manifest):
         probe(tmp_path / "nowhere.csv")
 
 
+def test_codebooks_that_the_model_lacks_are_refused(manifest):
+    with pytest.raises(InputError, match=r"in 1\.\.18"):
+        probe(manifest, n_codebooks=(1, 99))
+
+
 def test_recordings_without_a_group_are_in_none(manifest, tmp_path):
     # The second entry is number 1, but not of group 1.
     rows = [

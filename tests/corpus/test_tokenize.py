@@ -21,7 +21,7 @@ from rvq.codec.files import AUDIO_ENDINGS
 from rvq.corpus.detokenize import detokenize
 from rvq.corpus.encoding import Task, write_shard
 from rvq.corpus.plan import Settings, make_plan
-from rvq.corpus.sources import CORPUS_ENDINGS
+from rvq.corpus.sources import CORPUS_ENDINGS, list_sources
 from rvq.corpus.tokenize import tokenize
 from rvq.errors import InputError, ModelError
 
@@ -422,11 +422,35 @@ def test_detokenizing_stays_in_its_folder(recordings, tmp_path):
 def test_keys_that_would_meet_are_refused(recordings, tmp_path):
     manifest = tmp_path / "list.jsonl"
     path = str(recordings / "stereo.wav")
-    lines = [json.dumps({"path": path, "key": key}) for key in ("a.wav", "a.ogg")]
+    keys = ("a.wav", "a.ogg", "talk.01", "talk.02")
+    lines = [json.dumps({"path": path, "key": key}) for key in keys]
     manifest.write_text("\n".join(lines))
     done = tokenize(manifest, tmp_path / "codes", bitrate=0.75, workers=1)
     with pytest.raises(InputError, match=r"both become a\.flac"):
         detokenize(done.shards[0], tmp_path / "out")
+    assert detokenize(done.shards[0], tmp_path / "out", keep_endings=True) == 4
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.ogg.flac", "a.wav.flac", "talk.01.flac", "talk.02.flac"]
+
+
+def test_linked_folders_are_followed_and_loops_are_not(recordings, tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    shutil.copy(recordings / "stereo.wav", folder / "below")
+    (folder / "below" / "up").symlink_to(folder)
+    (folder / "linked").symlink_to(folder / "below")
+    keys = [source.key for source in list_sources(str(folder))]
+    assert keys == ["below/stereo.wav", "linked/stereo.wav"]
+
+
+def test_parts_of_recordings_are_refused(recordings, tmp_path):
+    manifest = tmp_path / "list.jsonl"
+    entry = {"audio_filepath": str(recordings / "stereo.wav"), "offset": 0.0, "duration": 0.5}
+    manifest.write_text(json.dumps(entry))
+    assert len(list(list_sources(str(manifest)))) == 1
+    manifest.write_text(json.dumps(entry | {"offset": 1.0}))
+    with pytest.raises(InputError, match="part of a recording"):
+        list(list_sources(str(manifest)))
 
 
 @pytest.fixture(scope="module")

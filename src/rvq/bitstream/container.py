@@ -155,13 +155,15 @@ def loads(data: bytes, *, entropy: EntropyModel | None = None) -> Codes:
     reader = Reader(file, entropy=entropy)
     header = reader.header
     if header.repaired:
-        raise FormatError("the header of this .rvq file is damaged: read the file with Reader")
+        raise FormatError(
+            "the header of this .rvq file is damaged: `rvq decode` writes what is left of it"
+        )
     parts = [np.empty((header.channels, 0, header.n_codebooks), np.int64)]
     for block in reader.blocks():
         if block.indices is None or not block.intact:
             raise FormatError(
                 f"block {block.index} of {header.n_blocks} of this .rvq file is damaged: "
-                "read the others with Reader"
+                "`rvq decode` writes what is left of the file"
             )
         parts.append(block.indices)
     if reader.whole is False:

@@ -27,7 +27,9 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing outp
 
 def check_output(source: Path, target: Path, force: bool) -> None:
     """Refuse to overwrite the input at all, and anything else unless forced."""
-    if target.is_file() or target.is_dir():  # pipes and devices cannot be overwritten
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; name a file in it")
+    if target.is_file():  # pipes and devices cannot be overwritten
         if source.exists() and target.samefile(source):
             raise InputError(f"{target} is the input; give the output another name")
         if not force:

@@ -12,6 +12,9 @@ def detokenize(
     source: Annotated[Path, typer.Argument(help="Folder of Parquet, or one file.")],
     folder: Annotated[Path, typer.Argument(help="Folder of the recordings.")],
     ending: Annotated[str, typer.Option(help="Chooses the format.")] = ".flac",
+    keep_endings: Annotated[
+        bool, typer.Option("--keep-endings", help="talk.wav becomes talk.wav.flac.")
+    ] = False,
     bitrate: Annotated[
         float | None, typer.Option(help="kbps per channel; default that of the codes.")
     ] = None,
@@ -28,6 +31,7 @@ def detokenize(
             source,
             folder,
             ending=ending,
+            keep_endings=keep_endings,
             bitrate=bitrate,
             model=model,
             workers=workers or os.cpu_count() or 1,

@@ -44,6 +44,8 @@ def encode(
     from rvq.codec.codec import Codec
     from rvq.codec.files import AUDIO_ENDINGS, encode_file, open_rvq
 
+    if source.is_dir():
+        raise InputError(f"{source} is a folder; `rvq tokenize` codes all that is in one")
     target = target or source.with_suffix(".rvq")
     if str(target) == "-":
         raise InputError("files are finished at their beginning: name one, or use `rvq stream`")

@@ -19,8 +19,10 @@ def info(source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")])
     from rvq.bitstream.survey import survey
     from rvq.codec.files import open_rvq
     from rvq.codec.models import find_by_hash
-    from rvq.errors import ModelError
+    from rvq.errors import InputError, ModelError
 
+    if source.exists() and not source.is_file():
+        raise InputError(f"cannot read {source}: it is no file")
     with open_rvq(source) as file:
         found = survey(Reader(file))
     header = found.header

@@ -15,7 +15,9 @@ def probe(
         Path, typer.Argument(help="CSV or JSON lines with path, label and perhaps group.")
     ],
     out: Annotated[Path | None, typer.Option(help="JSON file to write, too.")] = None,
-    codebooks: Annotated[str, typer.Option(help="Numbers of codebooks.")] = "1,2,4,8,16",
+    codebooks: Annotated[
+        str | None, typer.Option(help="Numbers of codebooks; default 1,2,4,8,16.")
+    ] = None,
     segments: Annotated[
         int, typer.Option(min=1, help="Parts of a recording that are pooled one by one.")
     ] = 1,
@@ -35,7 +37,7 @@ def probe(
     from rvq.replacing import replacing
 
     try:
-        counts = [int(n) for n in codebooks.split(",")]
+        counts = None if codebooks is None else [int(n) for n in codebooks.split(",")]
     except ValueError:
         raise InputError(f"codebooks must be numbers and commas, got {codebooks!r}") from None
     with progress_bar(f"probing {manifest}") as report:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Model
+from rvq.cli.arguments import IN_PART, DecodingModel, Model
 from rvq.codec.models import DEFAULT_MODEL
 from rvq.errors import InputError
 
@@ -46,14 +46,17 @@ def encode(
 
 
 @app.command()
-def decode(sample_format: Format = "s16le", model: Model = DEFAULT_MODEL) -> None:
-    """Packets from standard input to raw PCM on standard output."""
+def decode(sample_format: Format = "s16le", model: DecodingModel = None) -> None:
+    """Packets from standard input to raw PCM on standard output; exit status 3 if they are cut."""
     from rvq.codec.codec import Codec
     from rvq.codec.pipe import decode_pipe
 
     if sys.stdout.isatty():
         raise InputError("samples are no text: send standard output to a file or a player")
-    decode_pipe(Codec.load(model), sys.stdin.buffer, sys.stdout.buffer, sample_format=sample_format)
+    codec = None if model is None else Codec.load(model)
+    if not decode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer, sample_format=sample_format):
+        typer.echo("the stream ends within a packet: something in it is damaged or cut", err=True)
+        raise typer.Exit(IN_PART)
 
 
 @app.command()

@@ -267,6 +267,7 @@ class Codec:
             raise InputError(
                 "audio must be floating point, [channels, samples]; "
                 f"got {audio.dtype} of shape {audio.shape}"
+                + ("; divide int16 by 32768" if audio.dtype == np.int16 else "")
             )
         if not audio.size:
             raise InputError(f"audio must have samples, got {audio.shape}")
@@ -358,7 +359,8 @@ class Codec:
 def _signal(channels: int, sample_rate: int) -> dict[str, int]:
     """What every encoder and decoder is told of the sound, checked."""
     if not isinstance(channels, Integral) or not 1 <= channels <= 255:
-        raise InputError(f"channels must be an integer in 1..255, got {channels}")
+        turned = "; audio is [channels, samples]" if isinstance(channels, Integral) else ""
+        raise InputError(f"channels must be an integer in 1..255, got {channels}{turned}")
     if not isinstance(sample_rate, Integral) or not 1000 <= sample_rate <= 768_000:
         raise InputError(f"sample_rate must be an integer, 1000 to 768000 Hz, got {sample_rate}")
     return {"channels": int(channels), "sample_rate": int(sample_rate)}

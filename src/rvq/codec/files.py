@@ -276,7 +276,7 @@ def audio_format(path: Path) -> str:
     ending = path.suffix[1:].upper()
     if ending not in _FORMATS:
         named = f"cannot write {path.suffix} files" if ending else "the output needs an ending"
-        raise InputError(f"{named}; choose .wav, .flac, .ogg or .mp3")
+        raise InputError(f"{named}; choose .wav, .flac, .ogg, .opus or .mp3")
     return _FORMATS[ending]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.codec.codec import Codec
+from rvq.codec.models import find_by_hash
 from rvq.errors import FormatError, InputError
 
 Floats = npt.NDArray[np.float32]
@@ -24,6 +25,8 @@ SAMPLE_FORMATS = {"s16le": "<i2", "f32le": "<f4"}
 """Raw PCM, channels interleaved: 16-bit integers or floats."""
 _HEAD = struct.Struct(">4sBBI8s")
 _MAGIC = b"RVQS"
+_FILES = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b"RVQ")
+"""How files of sound begin that are taken for raw samples by mistake."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def encode_pipe(
     """
     if not 1 <= channels <= 255:
         raise InputError(f"channels must be 1 to 255, got {channels}")
+    _dtype(sample_format)  # before anything is written
     encoder = codec.stream_encoder(channels=channels, sample_rate=sample_rate, bitrate=bitrate)
     head = StreamHeader(channels, sample_rate, bytes.fromhex(codec.model_hash)[:8])
     _write(target, head.to_bytes())
@@ -88,9 +92,18 @@ def encode_pipe(
 
 
 def decode_pipe(
-    codec: Codec, source: BinaryIO, target: BinaryIO, *, sample_format: str = "s16le"
-) -> None:
+    codec: Codec | None, source: BinaryIO, target: BinaryIO, *, sample_format: str = "s16le"
+) -> bool:
     """Packets -> raw PCM, written as soon as packets come.
+
+    Args:
+        codec: of the model that made them; None for the package's model of that name.
+        source: stream of packets.
+        target: where samples go.
+        sample_format: of `SAMPLE_FORMATS`.
+
+    Returns:
+        Whether the stream ended where a packet does; what came before is written in any case.
 
     Raises:
         FormatError: this is no stream of packets.
@@ -99,12 +112,19 @@ def decode_pipe(
     """
     dtype = _dtype(sample_format)
     head = StreamHeader.read(source)
+    codec = codec or Codec.load(find_by_hash(head.model.hex()))
     codec.check_model(head.model.hex())
     decoder = codec.stream_decoder(channels=head.channels, sample_rate=head.sample_rate)
-    while len(size := source.read(2)) == 2:
-        packet = source.read(int.from_bytes(size, "big"))
+    whole = True
+    while size := source.read(2):
+        n_bytes = int.from_bytes(size, "big")
+        packet = source.read(n_bytes)
+        whole = len(size) == 2 and len(packet) == n_bytes
+        if not whole:
+            break
         _write(target, _pcm(decoder.push(packet), dtype))
     _write(target, _pcm(decoder.flush(), dtype))
+    return whole
 
 
 def _samples(source: BinaryIO, channels: int, sample_format: str) -> Iterator[Floats]:
@@ -113,7 +133,14 @@ def _samples(source: BinaryIO, channels: int, sample_format: str) -> Iterator[Fl
     step = channels * dtype.itemsize
     read = getattr(source, "read1", source.read)  # does not wait for a full buffer
     rest = b""
+    first = True
     while data := read(1 << 16):
+        if first and data.startswith(_FILES):
+            raise InputError(
+                "this is a file, and its header would become sound: `rvq encode` codes files, "
+                "and FFmpeg's `-f s16le` makes raw samples of them"
+            )
+        first = False
         data = rest + data
         whole = len(data) // step * step
         rest = data[whole:]

@@ -14,6 +14,7 @@ from rvq.codec.files import audio_format, write_audio
 from rvq.codec.models import DEFAULT_MODEL, find, find_by_hash
 from rvq.corpus.parquet import Row, find_shards, open_shard, read_group
 from rvq.corpus.pool import run_pool
+from rvq.corpus.sources import CORPUS_ENDINGS
 from rvq.errors import FormatError, InputError, ModelError
 
 
@@ -22,6 +23,7 @@ class _Task:
     shard: Path
     folder: Path
     ending: str
+    keep_endings: bool
     n_codebooks: int | None
     model: Path
 
@@ -31,6 +33,7 @@ def detokenize(
     folder: str | Path,
     *,
     ending: str = ".flac",
+    keep_endings: bool = False,
     bitrate: float | None = None,
     model: str | Path | None = None,
     workers: int = 1,
@@ -44,6 +47,7 @@ def detokenize(
         source: folder of shards, or one shard.
         folder: of the recordings; created if need be.
         ending: `.flac`, `.wav`, `.opus` or another that `rvq decode` writes.
+        keep_endings: put it behind the one that a key has (`talk.wav.flac`), not in its place.
         bitrate: kbps per channel to decode at, at most that of the codes; default theirs.
         model: that the codes were made with; default the one of the package that made the first.
         workers: processes.
@@ -66,8 +70,10 @@ def detokenize(
         model = find_by_hash(first.model_hash)
     home = find(model or DEFAULT_MODEL).resolve()
     n_codebooks = None if bitrate is None else Codec.load(home).n_codebooks(bitrate)
-    total = _check_keys(shards, ending)
-    tasks = (_Task(path.resolve(), target, ending, n_codebooks, home) for path in shards)
+    total = _check_keys(shards, ending, keep_endings)
+    tasks = (
+        _Task(path.resolve(), target, ending, keep_endings, n_codebooks, home) for path in shards
+    )
     done = 0
 
     def count(rows: int) -> None:
@@ -78,7 +84,7 @@ def detokenize(
     return sum(run_pool(_decode_shard, tasks, workers=workers, on_event=count))
 
 
-def _check_keys(shards: list[Path], ending: str) -> int:
+def _check_keys(shards: list[Path], ending: str, keep_endings: bool) -> int:
     """Refuse keys that would lead out of the folder or meet in one file; returns the rows."""
     names: dict[str, str] = {}
     total = 0
@@ -87,20 +93,22 @@ def _check_keys(shards: list[Path], ending: str) -> int:
         for batch in file.iter_batches(columns=["key", "channel"]):
             total += len(batch)
             for row in batch.to_pylist():
-                name = str(_relative(row["key"], ending))
+                name = str(_relative(row["key"], ending, keep_endings))
                 if row["channel"] == 0 and names.setdefault(name, row["key"]) != row["key"]:
                     raise InputError(
-                        f"{names[name]!r} and {row['key']!r} would both become {name}; decode "
-                        "their shards into two folders"
+                        f"{names[name]!r} and {row['key']!r} would both become {name}; keep "
+                        "their endings (--keep-endings)"
                     )
     return total
 
 
-def _relative(key: str, ending: str) -> PurePosixPath:
+def _relative(key: str, ending: str, keep_endings: bool) -> PurePosixPath:
     path = PurePosixPath(key)
     if path.is_absolute() or ".." in path.parts or not path.name:
         # A manifest's absolute path, or a hostile tar: stay inside the folder.
         path = PurePosixPath(*[p for p in path.parts if p not in ("..", path.anchor)] or ["_"])
+    if keep_endings or path.suffix.lower() not in CORPUS_ENDINGS:
+        return path.with_name(path.name + ending)
     return path.with_suffix(ending)
 
 
@@ -113,7 +121,7 @@ def _decode_shard(task: _Task, report: Callable[[int], None]) -> int:
     written = 0
     for _, group in groupby(_rows(task.shard), key=lambda row: row.key):
         rows = list(group)
-        target = task.folder / _relative(rows[0].key, task.ending)
+        target = task.folder / _relative(rows[0].key, task.ending, task.keep_endings)
         if not target.exists():
             _write(_codec(task.model), rows, target, task.n_codebooks)
             written += 1

@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 _CLIPS_PER_TASK = 16
+_COUNTS = (1, 2, 4, 8, 16)
 _RESAMPLES = 1000
 
 
@@ -70,7 +71,7 @@ def probe(
     manifest: str | Path,
     *,
     model: str | Path = DEFAULT_MODEL,
-    n_codebooks: Sequence[int] = (1, 2, 4, 8, 16),
+    n_codebooks: Sequence[int] | None = None,
     segments: int = 1,
     n_folds: int = 5,
     workers: int = 1,
@@ -83,7 +84,8 @@ def probe(
         manifest: `.csv` or `.jsonl` with columns `path`, `label`, and perhaps `group`: recordings
             of one group (a voice, a source) are never on both sides of a split.
         model: whose codes.
-        n_codebooks: numbers of codebooks to compare.
+        n_codebooks: numbers of codebooks to compare; default 1, 2, 4, 8 and 16 as far as the model
+            has them.
         segments: pool over so many parts of a recording one by one, where their order matters.
         n_folds: of the cross-validation; at most as many as there are groups.
         workers: processes that compute features.
@@ -91,7 +93,8 @@ def probe(
         progress: called with the share of the features computed.
 
     Raises:
-        InputError: a manifest without labels, or recordings that cannot be read.
+        InputError: a manifest without labels, recordings that cannot be read, or numbers of
+            codebooks that the model does not have.
     """
     entries = list(read_manifest(manifest))
     stated = [str(rest.get("label", "")) for _, _, rest in entries]
@@ -103,7 +106,10 @@ def probe(
     groups = [_group(rest, i) for i, (_, _, rest) in enumerate(entries)]
     folds = split(y, groups, n_folds, seed)
     codec = Codec.load(find(model))
-    counts = sorted({n for n in n_codebooks if 1 <= n <= len(codec.runtime.codebooks)})
+    most = len(codec.runtime.codebooks)
+    counts = sorted(set(n_codebooks or (n for n in _COUNTS if n <= most)))
+    if not 1 <= counts[0] <= counts[-1] <= most:
+        raise InputError(f"numbers of codebooks must be in 1..{most}, got {counts}")
     task = (str(find(model).resolve()), tuple(counts), segments)
     features = _features([str(path) for path, _, _ in entries], task, workers, progress)
     compared = ["log-mel", "latents", *(f"codes {n}" for n in counts)]

@@ -106,8 +106,13 @@ def _source(key: str, path: Path, metadata: str | None = None) -> Source:
 
 def _in_folder(folder: Path) -> Iterator[Source]:
     """One directory in memory at a time."""
-    for current, below, names in os.walk(folder):
-        below.sort()
+    # Links to folders are followed, but not to one that they lie in.
+    around = {str(folder): (os.path.realpath(folder),)}
+    for current, below, names in os.walk(str(folder), followlinks=True):
+        above = around.pop(current)
+        real = {name: os.path.realpath(os.path.join(current, name)) for name in sorted(below)}
+        below[:] = [name for name in real if real[name] not in above]
+        around |= {os.path.join(current, name): (*above, real[name]) for name in below}
         for name in sorted(names):
             if Path(name).suffix.lower() in CORPUS_ENDINGS or name.lower().endswith(TAR_ENDINGS):
                 path = Path(current, name)
@@ -118,7 +123,8 @@ def read_manifest(manifest: str | Path) -> Iterator[tuple[Path, str, dict]]:
     """The entries of a manifest: path of the recording, key, and the other fields.
 
     Raises:
-        InputError: it cannot be read, or has entries without a path or that repeat a key.
+        InputError: it cannot be read, or has entries without a path, that repeat a key or are
+            parts of recordings.
     """
     manifest = Path(manifest)
     seen: set[str] = set()
@@ -134,6 +140,11 @@ def read_manifest(manifest: str | Path) -> Iterator[tuple[Path, str, dict]]:
         if key in seen:
             raise InputError(f"{place} repeats {key!r}; every recording needs a key of its own")
         seen.add(key)
+        if row.get("offset") not in (None, "", 0, 0.0, "0", "0.0"):
+            raise InputError(
+                f"{place} is a part of a recording, from {row['offset']} s on; cut recordings "
+                "into files of their own first"
+            )
         rest = {k: v for k, v in row.items() if k not in (path_field, key_field) and v is not None}
         yield manifest.parent / str(row[path_field]), key, rest
 

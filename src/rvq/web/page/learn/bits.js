@@ -11,8 +11,8 @@ export class Bits {
   static title = "Bits against distortion";
   static text = `<p>The whole bargain in one picture, for the points above: how much is lost with so many bits. The grid
     pays for empty boxes. One codebook is best, and costs 2<sup>bits</sup> codewords to store and to search. Residual
-    codebooks come close with a handful: that is why they can go on to 160 bits a frame, as the codec here does, where
-    one codebook would need 10<sup>48</sup> codewords.</p>
+    codebooks come close with a handful: that is why they can go on to 180 bits a frame, as the codec here does, where
+    one codebook would need 10<sup>54</sup> codewords.</p>
     <p>In two dimensions every bit can halve the loss: 3 dB. Drag a cloud in any figure, and watch the lines.</p>`;
   static controls = "";
   static figure = `<canvas class="chart tall" role="img" aria-label="Distortion in decibels by bits a point, for a grid, one codebook and residual codebooks"></canvas>`;
