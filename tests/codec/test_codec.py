@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -177,6 +178,22 @@ def test_few_frames_do_not_stand_for_hours(codec, speech):
         codec.decode(long)
     with pytest.raises(FormatError, match="cannot stand for"):
         codec.decompress(dumps(long, entropy=codec.entropy))
+
+
+def test_codes_from_elsewhere_are_decoded(codec, speech):
+    coded = codec.encode(speech[:, : 320 * 50], 24_000, bitrate=3)
+    again = codec.codes(coded.indices.astype(np.int16)[:, :50])
+    assert (again.sample_rate, again.n_samples) == (24_000, 320 * 50)
+    expected = codec.decode(coded)[:, : 320 * 40]
+    np.testing.assert_array_equal(codec.decode(again)[:, : 320 * 40], expected)
+    for wrong in ([[[1024]]], [[[-1]]], [[1, 2]], [[[0.5]]], np.zeros((1, 4, 19), int)):
+        with pytest.raises(InputError, match="indices must be"):
+            codec.codes(wrong)
+
+
+def test_workers_can_be_sent_a_codec(codec, speech):
+    sent = pickle.loads(pickle.dumps(codec))
+    assert sent.compress(speech, 24_000) == codec.compress(speech, 24_000)
 
 
 def test_damaged_bytes(codec, speech):

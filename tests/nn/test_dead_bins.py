@@ -8,7 +8,7 @@ from rvq.nn.dead_bins import _measure, restart_dead_bins
 from rvq.nn.export import read_exported
 from rvq.nn.model import CONFIGS, CodecModel
 
-DEAD = slice(150, 190)
+DEAD = slice(230, 270)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Codec: a model with the few verbs that its users need."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import cached_property
 from numbers import Integral
@@ -55,6 +55,12 @@ class Codec:
         """
         folder = find(name_or_path)
         return cls(load_runtime(folder, threads=threads), folder)
+
+    def __reduce__(self) -> tuple[Callable[..., "Codec"], tuple[Path, int]]:
+        """For worker processes: they load the model anew."""
+        if self.folder is None:
+            raise TypeError("a codec that was not loaded from a folder cannot be pickled")
+        return _load, (self.folder, self.runtime.threads)
 
     @cached_property
     def entropy(self) -> EntropyModel | None:
@@ -293,6 +299,40 @@ class Codec:
             frame_rate=self.frame_rate,
         )
 
+    def codes(self, indices: npt.ArrayLike) -> Codes:
+        """Codes that came from elsewhere, a language model for instance, ready for `decode`.
+
+        They stand for sound at the model's own sample rate.
+
+        Args:
+            indices: integers in [0, codebook_size), `[channels, n_frames, n_codebooks]`, with as
+                many codebooks as there are or fewer.
+
+        Raises:
+            InputError: other shapes or numbers.
+        """
+        array = np.asarray(indices)
+        most = len(self.runtime.codebooks)
+        if array.ndim != 3 or not 1 <= array.shape[2] <= most or not array.size:
+            raise InputError(
+                f"indices must be [channels, n_frames, 1 to {most} codebooks], got {array.shape}"
+            )
+        if not np.issubdtype(array.dtype, np.integer):
+            raise InputError(f"indices must be integers, got {array.dtype}")
+        if array.min() < 0 or array.max() >= self.codebook_size:
+            raise InputError(
+                f"indices must be in 0..{self.codebook_size - 1}, got {array.min()}..{array.max()}"
+            )
+        rate = self.runtime.sample_rate
+        return Codes(
+            indices=array.astype(np.int64),
+            codebook_size=self.codebook_size,
+            sample_rate=rate,
+            n_samples=int(array.shape[1] * rate / self.frame_rate),
+            model_hash=self.model_hash,
+            frame_rate=self.frame_rate,
+        )
+
     def decode(self, codes: Codes) -> Floats:
         """Codes -> audio `[channels, n_samples]` at the rate of the original.
 
@@ -354,6 +394,10 @@ class Codec:
             ModelError: made with another model.
         """
         return self.decode(loads(data, entropy=self.entropy))
+
+
+def _load(folder: Path, threads: int) -> Codec:
+    return Codec.load(folder, threads=threads)
 
 
 def _signal(channels: int, sample_rate: int) -> dict[str, int]:

@@ -107,7 +107,7 @@ def _source(key: str, path: Path, metadata: str | None = None) -> Source:
 def _in_folder(folder: Path) -> Iterator[Source]:
     """One directory in memory at a time."""
     # Links to folders are followed, but not to one that they lie in.
-    around = {str(folder): (os.path.realpath(folder),)}
+    around: dict[str, tuple[str, ...]] = {str(folder): (os.path.realpath(folder),)}
     for current, below, names in os.walk(str(folder), followlinks=True):
         above = around.pop(current)
         real = {name: os.path.realpath(os.path.join(current, name)) for name in sorted(below)}

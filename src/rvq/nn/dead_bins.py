@@ -21,11 +21,12 @@ _ONE_SIGN = 0.35
 _SILENT_DB = -12.0
 _AUDIBLE = 3e-8
 """Power of a coefficient of a recording that counts: about -75 dB of full scale."""
-_FLOOR = 1e-10
+_FLOOR = 1e-9
 _NEAREST = 10
 """Live bins that a dead one may be made of."""
-_FIRST_HZ = 1100
-"""From which on coefficients may be noise; below, waveforms are followed."""
+_FIRST_HZ = 8000
+"""From which on bins are restarted. Below, PESQ and ViSQOL prefer silence to noise that is not the
+recording's, and training brings back less than the restart cost them."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class _Bins:
     """What a decoder makes of every bin, `[hop_length]` each.
 
     Attributes:
-        level: mean level in dB above that of the recordings.
+        level: of mean magnitudes, in dB above those of the recordings.
         dead: silent, or of one sign.
         live: like noise, in recordings' range.
     """
@@ -97,17 +98,16 @@ def _measure(model: CodecModel, decoder: SpectralDecoder, audio: Tensor) -> _Bin
     made, wanted = made[:, late:], wanted[:, : wanted.shape[1] - late]
     heard = wanted.square() > _AUDIBLE
     n = heard.sum((0, 1))
-    difference = 10 * torch.log10((made.square() + _FLOOR) / (wanted.square() + _FLOOR))
-    level = (difference * heard).sum((0, 1)) / n.clamp(min=1)
+    magnitudes = ((x.abs() * heard).sum((0, 1)) + _FLOOR for x in (made, wanted))
+    level = 20 * torch.log10(torch.div(*magnitudes))
     sign = made.sign()
     mean = (sign * heard).sum((0, 1)) / n.clamp(min=1)
     both = heard[:, 1:] & heard[:, :-1]
     repeats = (sign[:, 1:] * sign[:, :-1] * both).sum((0, 1)) / both.sum((0, 1)).clamp(min=1)
     one_sign = (mean.abs() > _ONE_SIGN) | (repeats.abs() > _ONE_SIGN)
     hertz = torch.arange(len(n), device=n.device) * (decoder.config.sample_rate / 2 / len(n))
-    may_be = (n > 0) & (hertz >= _FIRST_HZ)
-    dead = may_be & (one_sign | (level < _SILENT_DB))
-    return _Bins(level, dead, may_be & ~dead)
+    dead = (n > 0) & (one_sign | (level < _SILENT_DB))
+    return _Bins(level, dead & (hertz >= _FIRST_HZ), (n > 0) & ~dead & (hertz >= _FIRST_HZ / 2))
 
 
 def _around(level: Tensor, live: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class LossConfig:
     """
 
     mel: Weight = 7.5
-    log_magnitude: Weight = 3.0
+    log_magnitude: Weight = 0.0
     complex: Weight = 0.4
     time: Weight = 0.4
     mel_magnitude: Weight = 0.0
