@@ -119,7 +119,7 @@ def test_its_state_is_not_saved(codec):
 
 
 def test_bad_settings(codec, speech):
-    for how in ({"quality": -1}, {"quality": 3, "average": 3}, {"average": 0}):
+    for how in ({"quality": -1}, {"quality": 3, "average": 3}, {"average": 0.2}, {"average": 30}):
         with pytest.raises(InputError):
             codec.encode(speech, 24_000, **how)
     with pytest.raises(InputError):

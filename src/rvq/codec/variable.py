@@ -7,6 +7,7 @@ heard: there, frames have one layer, chosen with a greater λ. They cost little,
 import numpy as np
 import numpy.typing as npt
 
+from rvq.bitstream.bitrates import kbps_per_codebook
 from rvq.bitstream.entropy import EntropyModel
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.entropy_constrained import EntropyConstrainedSearch
@@ -74,8 +75,12 @@ class VariableEncoder(FrameEncoder):
             raise InputError("give either a quality or an average bitrate")
         if quality is not None and not 0 <= quality <= 12:
             raise InputError(f"quality must be 0 to 12, got {quality:g}")
-        if bitrate is not None and not 0.1 <= bitrate <= 1000:
-            raise InputError(f"an average bitrate must be 0.1 to 1000 kbps, got {bitrate:g}")
+        each = kbps_per_codebook(runtime.frame_rate, runtime.codebooks.shape[1])
+        most = each * len(runtime.codebooks)
+        if bitrate is not None and not each <= bitrate <= most:
+            raise InputError(
+                f"an average bitrate must be {each:g} to {most:g} kbps, got {bitrate:g}"
+            )
         # An average bitrate starts from the quality that speech gets at it, about.
         if bitrate is not None:
             quality = float(np.clip((bitrate - _FIRST) / _PER_STEP, 0, 12))
