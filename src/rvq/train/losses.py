@@ -42,6 +42,7 @@ class _Levels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         power = real.square().addcmul_(imag, imag).add_(1e-9)
         magnitude, log_power = power.sqrt(), power.log()
         compression = torch.exp(log_power * -0.35)
@@ -53,9 +54,15 @@ class _Levels(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         real, imag, magnitude, compression = ctx.saved_tensors
         to_magnitude, to_log_power, to_real, to_imag = gradients
+        to_real, to_imag = (torch.zeros_like(real) if g is None else g for g in (to_real, to_imag))
         # Levels depend on the power alone: all that reaches them goes along the spectrum.
         along = (to_real * real).addcmul_(to_imag, imag).mul_(compression).mul_(-0.7)
-        along.add_(to_log_power, alpha=2).div_(magnitude).add_(to_magnitude).div_(magnitude)
+        if to_log_power is not None:
+            along.add_(to_log_power, alpha=2)
+        along.div_(magnitude)
+        if to_magnitude is not None:
+            along.add_(to_magnitude)
+        along.div_(magnitude)
         return (
             torch.mul(to_real, compression).addcmul_(along, real),
             torch.mul(to_imag, compression).addcmul_(along, imag),
@@ -70,11 +77,25 @@ class SpectralLoss(nn.Module):
       many bins wide; without it a decoder fills a few of them and leaves stripes in between.
     - complex: squared distance of spectra whose magnitude is compressed to |X|^0.3, which weighs
       phase and quiet detail alike.
+
+    Args:
+        sample_rate: of the audio, Hz.
+        n_ffts: window lengths in samples.
+        n_mels: bands of each.
+        log_magnitude: whether that distance is asked for; the other two come in any case.
     """
 
-    def __init__(self, sample_rate: int, n_ffts: tuple[int, ...], n_mels: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        n_ffts: tuple[int, ...],
+        n_mels: tuple[int, ...],
+        *,
+        log_magnitude: bool = True,
+    ) -> None:
         super().__init__()
         self.n_ffts = n_ffts
+        self.log_magnitude = log_magnitude
         for n_fft, n in zip(n_ffts, n_mels, strict=True):
             filters = torch.from_numpy(mel_filterbank(sample_rate, n_fft, n)).float()
             self.register_buffer(f"filters_{n_fft}", filters, persistent=False)
@@ -105,7 +126,8 @@ class SpectralLoss(nn.Module):
                 mel_target, log_target, *target = self._spectra(audio, n_fft)
             mel_estimate, log_estimate, *estimate = self._spectra(reconstruction, n_fft)
             mel = mel + F.l1_loss(mel_estimate, mel_target)
-            magnitude = magnitude + F.l1_loss(log_estimate, log_target) * _LOG10_MAGNITUDE
+            if self.log_magnitude:
+                magnitude = magnitude + F.l1_loss(log_estimate, log_target) * _LOG10_MAGNITUDE
             for part, part_target in zip(estimate, target, strict=True):
                 distance = F.mse_loss(part, part_target, reduction="none").mean((1, 2))
                 compressed = (
@@ -182,7 +204,12 @@ class ReconstructionLosses(nn.Module):
         self.weights = {name: w for name, w in config.reconstruction().items() if w > 0}
         self.spectral = None
         if self.weights.keys() & {"mel", "log_magnitude", "complex"}:
-            self.spectral = SpectralLoss(sample_rate, config.n_ffts, config.n_mels)
+            self.spectral = SpectralLoss(
+                sample_rate,
+                config.n_ffts,
+                config.n_mels,
+                log_magnitude="log_magnitude" in self.weights,
+            )
         kinds = {"mel_magnitude": MelMagnitudeLoss, "log_mel_magnitude": LogMelMagnitudeLoss}
         self.magnitudes = nn.ModuleDict(
             {name: kind(sample_rate) for name, kind in kinds.items() if name in self.weights}
