@@ -121,3 +121,14 @@ def test_nothing_to_search():
     index = rvq.Index(rvq.ResidualQuantizer(n_codebooks=2, codebook_size=8).fit(x))
     with pytest.raises(InputError, match="empty"):
         index.search(x[:1], k=1)
+
+
+def test_vectors_too_large_for_distances_are_refused():
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    index = rvq.Index(rvq.ResidualQuantizer(n_codebooks=2, codebook_size=16).fit(x))
+    index.add(x)
+    with pytest.raises(InputError, match="queries are too large"):
+        index.search(x[:1] * 1e25)
+    huge = rvq.Index(rvq.ResidualQuantizer(n_codebooks=1, codebook_size=16).fit(x * 1e20))
+    with pytest.raises(InputError, match="vectors are too large"):
+        huge.add(x * 1e20)
