@@ -9,7 +9,6 @@ are taken over; waveform terms, which ask for silence where signs cannot be told
 """
 
 import argparse
-import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from rvq.bitstream.entropy import FILE as ENTROPY
 from rvq.codec.models import find
 from rvq.model_folder import CODEBOOKS, DECODER, ModelFolder
-from rvq.nn.dead_bins import restart_dead_bins
+from rvq.nn.dead_bins import restart_dead_bins, treble
 from rvq.nn.export import export, read_exported
 from rvq.nn.model import CodecModel
 from rvq.nn.spectral import SpectralDecoder
@@ -31,19 +30,15 @@ from rvq.train.checkpoint import read_checkpoint
 from rvq.train.config import config_from_dict
 from rvq.train.trainer import Trainer
 
-FIRST_HZ = 8000
-RATE, WARMUP_STEPS, DECAY_SHARE, KEPT = 1e-3, 50, 0.6, 0.99
+RATE, KEPT = 1e-3, 0.99
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 18)
 """Numbers of codebooks, four a step, a quarter of the batch each."""
 WEIGHTS = {"mel": 5.0, "log_magnitude": 5.0, "adversarial": 1.0, "feature": 2.0}
 
 
-def treble(decoder: SpectralDecoder) -> list[tuple[torch.nn.Parameter, Tensor]]:
-    """What learns: parameters, and which of their rows."""
-    hop = decoder.config.hop_length
-    first = math.ceil(FIRST_HZ / (decoder.config.sample_rate / 2 / hop))
-    rows = torch.arange(hop) >= first
-    head = decoder.head
+def what_learns(decoder: SpectralDecoder) -> list[tuple[torch.nn.Parameter, Tensor]]:
+    """Parameters, and which of their rows."""
+    rows, head = treble(decoder.config), decoder.head
     return [
         (head.weight, rows.repeat(2)),
         (head.bias, rows.repeat(2)),
@@ -82,28 +77,25 @@ def main() -> None:
     trainer.model = model
     examples = np.concatenate([trainer.crops.batch(30_000_000 + i) for i in range(6)])
     print(f"{restart_dead_bins(model, torch.from_numpy(examples))} bins restarted")
-    learning = treble(model.decoder)
+    learning = what_learns(model.decoder)
     parameters = [parameter.requires_grad_() for parameter, _ in learning]
     averages = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(parameters, betas=(0.8, 0.98), weight_decay=0.0)
     balancer = Balancer(WEIGHTS, reference="mel")
+    schedule = replace(config.schedule, total_steps=options.steps, warmup_steps=50, decay_share=0.6)
     for step in range(options.steps):
         trainer.step = step
         torch.manual_seed(step)
-        left = (options.steps - step) / (options.steps * DECAY_SHARE)
-        share = min(1.0, (step + 1) / WARMUP_STEPS, left)
-        for group in (*optimizer.param_groups, *judge.param_groups):
-            top = (
-                RATE if group["params"][0] is parameters[0] else config.schedule.discriminator_rate
-            )
-            group["lr"] = top * share
+        for one, top in ((optimizer, RATE), (judge, schedule.discriminator_rate)):
+            for group in one.param_groups:
+                group["lr"] = top * schedule.rate(step)
         audio = torch.from_numpy(trainer.crops.batch(40_000_000 + step))
         output = decoded(trainer, model, audio, step)
         leaf = output.detach().requires_grad_()
         found = trainer.losses(leaf, audio)
         _, judged = trainer._discriminate(leaf, audio)
         gradient = balancer.gradient(found | judged, leaf, measure=step % 10 == 0)
-        if step % config.schedule.discriminator_every == 0:
+        if step % schedule.discriminator_every == 0:
             judge.step()
         optimizer.zero_grad()
         output.backward(gradient)
@@ -127,9 +119,7 @@ def main() -> None:
 def replace_decoder(old: Path, new: ModelFolder, out: Path) -> None:
     """Write the old model with the new one's decoder; its entropy model knows the new hash."""
     before = ModelFolder.read(old)
-    assert load(before.files[CODEBOOKS])["codebooks"].tobytes() == (
-        load(new.files[CODEBOOKS])["codebooks"].tobytes()
-    )
+    assert before.files[CODEBOOKS] == new.files[CODEBOOKS]
     made = ModelFolder.of(before.files | {DECODER: new.files[DECODER]}, before.card)
     made.write(out)
     if (old / ENTROPY).exists():

@@ -290,14 +290,7 @@ class Codec:
             beam_size=beam_size,
         )
         parts = [encoder.push(audio), encoder.flush()]
-        return Codes(
-            indices=np.concatenate(parts, axis=1),
-            codebook_size=self.codebook_size,
-            sample_rate=sample_rate,
-            n_samples=audio.shape[1],
-            model_hash=self.model_hash,
-            frame_rate=self.frame_rate,
-        )
+        return self._codes(np.concatenate(parts, axis=1), sample_rate, audio.shape[1])
 
     def codes(self, indices: npt.ArrayLike) -> Codes:
         """Codes that came from elsewhere, a language model for instance, ready for `decode`.
@@ -324,11 +317,16 @@ class Codec:
                 f"indices must be in 0..{self.codebook_size - 1}, got {array.min()}..{array.max()}"
             )
         rate = self.runtime.sample_rate
+        n_samples = int(array.shape[1] * rate / self.frame_rate)
+        return self._codes(array.astype(np.int64), rate, n_samples)
+
+    def _codes(self, indices: npt.NDArray[np.int64], sample_rate: int, n_samples: int) -> Codes:
+        """Codes of this model."""
         return Codes(
-            indices=array.astype(np.int64),
+            indices=indices,
             codebook_size=self.codebook_size,
-            sample_rate=rate,
-            n_samples=int(array.shape[1] * rate / self.frame_rate),
+            sample_rate=sample_rate,
+            n_samples=n_samples,
             model_hash=self.model_hash,
             frame_rate=self.frame_rate,
         )

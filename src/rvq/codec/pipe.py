@@ -82,11 +82,11 @@ def encode_pipe(
     """
     if not 1 <= channels <= 255:
         raise InputError(f"channels must be 1 to 255, got {channels}")
-    _dtype(sample_format)  # before anything is written
+    dtype = _dtype(sample_format)
     encoder = codec.stream_encoder(channels=channels, sample_rate=sample_rate, bitrate=bitrate)
     head = StreamHeader(channels, sample_rate, bytes.fromhex(codec.model_hash)[:8])
     _write(target, head.to_bytes())
-    for samples in _samples(source, channels, sample_format):
+    for samples in _samples(source, channels, dtype):
         _write_packets(target, encoder.push(samples))
     _write_packets(target, encoder.flush())
 
@@ -127,9 +127,8 @@ def decode_pipe(
     return whole
 
 
-def _samples(source: BinaryIO, channels: int, sample_format: str) -> Iterator[Floats]:
+def _samples(source: BinaryIO, channels: int, dtype: np.dtype) -> Iterator[Floats]:
     """Samples `[channels, any]`, as many as there are at a time."""
-    dtype = _dtype(sample_format)
     step = channels * dtype.itemsize
     read = getattr(source, "read1", source.read)  # does not wait for a full buffer
     rest = b""

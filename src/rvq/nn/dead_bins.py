@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rvq.nn.model import CodecModel
-from rvq.nn.spectral import SpectralDecoder
+from rvq.nn.spectral import SpectralConfig, SpectralDecoder
 
 _ONE_SIGN = 0.35
 """Of a coefficient's mean sign, and of its sign's correlation with the next frame's."""
 _SILENT_DB = -12.0
+"""Level below which a bin is silent, relative to the recordings."""
 _AUDIBLE = 3e-8
 """Power of a coefficient of a recording that counts: about -75 dB of full scale."""
 _FLOOR = 1e-9
@@ -62,12 +63,25 @@ def restart_dead_bins(model: CodecModel, audio: Tensor) -> int:
     if not isinstance(decoder, SpectralDecoder):
         return 0
     training = model.training
-    model.eval()
+    try:
+        return _restart(model.eval(), decoder, audio)
+    finally:
+        model.train(training)
+
+
+def treble(config: SpectralConfig, *, first_hz: float = _FIRST_HZ) -> Tensor:
+    """Which bins lie at a frequency and above, by default those that are restarted."""
+    return (
+        torch.arange(config.hop_length) * (config.sample_rate / 2 / config.hop_length) >= first_hz
+    )
+
+
+def _restart(model: CodecModel, decoder: SpectralDecoder, audio: Tensor) -> int:
     before = _measure(model, decoder, audio)
     live = torch.nonzero(before.live)[:, 0]
     dead = torch.nonzero(before.dead)[:, 0].tolist()
-    if len(live) < _NEAREST:
-        dead = []  # nothing to make them of
+    if not dead or len(live) < _NEAREST:
+        return 0
     generator = torch.Generator().manual_seed(0)
     gain, change = decoder.head.weight.view(2, len(before.level), -1)
     gain_bias, change_bias = decoder.head.bias.view(2, -1)
@@ -83,10 +97,9 @@ def restart_dead_bins(model: CodecModel, audio: Tensor) -> int:
         change[bin_], change_bias[bin_] = mix @ change[pair], mix @ change_bias[pair]
         linear[bin_] = mix @ linear[pair]
     target = _around(before.level, before.live)
-    for _ in range(3 if dead else 0):
+    for _ in range(3):
         missing = (target - _measure(model, decoder, audio).level)[dead]
         gain_bias[dead] += missing * (exponent * math.log(10) / 20)
-    model.train(training)
     return len(dead)
 
 
@@ -105,18 +118,13 @@ def _measure(model: CodecModel, decoder: SpectralDecoder, audio: Tensor) -> _Bin
     both = heard[:, 1:] & heard[:, :-1]
     repeats = (sign[:, 1:] * sign[:, :-1] * both).sum((0, 1)) / both.sum((0, 1)).clamp(min=1)
     one_sign = (mean.abs() > _ONE_SIGN) | (repeats.abs() > _ONE_SIGN)
-    hertz = torch.arange(len(n), device=n.device) * (decoder.config.sample_rate / 2 / len(n))
     dead = (n > 0) & (one_sign | (level < _SILENT_DB))
-    return _Bins(level, dead & (hertz >= _FIRST_HZ), (n > 0) & ~dead & (hertz >= _FIRST_HZ / 2))
+    high = treble(decoder.config).to(n.device)
+    among = treble(decoder.config, first_hz=_FIRST_HZ / 2).to(n.device)
+    return _Bins(level, dead & high, (n > 0) & ~dead & among)
 
 
 def _around(level: Tensor, live: Tensor) -> Tensor:
     """Mean level of the live bins among the 31 around each."""
-    sums = F.avg_pool1d(
-        torch.stack([level * live, live.to(level)]),
-        31,
-        stride=1,
-        padding=15,
-        count_include_pad=True,
-    )
+    sums = F.avg_pool1d(torch.stack([level * live, live.to(level)]), 31, stride=1, padding=15)
     return sums[0] / sums[1].clamp(min=1e-6)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rvq.errors import InputError
+from rvq.nn.quantizer import check_range
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,6 @@ class GumbelProductQuantizer(nn.Module):
         n_groups, size, _ = self.codewords.shape
         if codes.shape[-1] != n_groups:
             raise InputError(f"codes must be [..., {n_groups}], got {tuple(codes.shape)}")
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
-            raise InputError(
-                f"codes must be in 0..{size - 1}, got {int(codes.min())}..{int(codes.max())}"
-            )
+        check_range(codes, 0, size)
         groups = [words[codes[..., g]] for g, words in enumerate(self.codewords)]
         return torch.cat(groups, dim=-1)

@@ -72,6 +72,19 @@ class Quantized:
     commitment: Tensor
 
 
+def check_range(codes: Tensor, least: int, codebook_size: int) -> None:
+    """Refuse codes that name no codewords.
+
+    Raises:
+        InputError: one is below `least`, or not below `codebook_size`.
+    """
+    if codes.numel() and not least <= int(codes.min()) <= int(codes.max()) < codebook_size:
+        raise InputError(
+            f"codes must be in {least}..{codebook_size - 1}, "
+            f"got {int(codes.min())}..{int(codes.max())}"
+        )
+
+
 class VectorQuantizer(nn.Module):
     """One codebook: nearest codeword, EMA update, restart of dead codewords."""
 
@@ -308,11 +321,7 @@ class ResidualVectorQuantizer(nn.Module):
                 f"codes use {codes.shape[-1]} codebooks, the quantizer has "
                 f"{self.config.n_codebooks}; pass a prefix of the codes"
             )
-        size = self.config.codebook_size
-        if codes.numel() and not -1 <= int(codes.min()) <= int(codes.max()) < size:
-            raise InputError(
-                f"codes must be in -1..{size - 1}, got {int(codes.min())}..{int(codes.max())}"
-            )
+        check_range(codes, -1, self.config.codebook_size)
         latents = self._stage(0).codebook.new_zeros(*codes.shape[:-1], self.config.dim)
         for i, code in enumerate(codes.unbind(-1)):
             codewords = self._stage(i).codebook[code.clamp(min=0)]

@@ -95,13 +95,10 @@ class Index:
         indices = as_codes(codes, most=n, codebook_size=size)
         if indices.ndim != 2 or indices.shape[1] != n:
             raise InputError(f"codes must be [n, {n}], got {indices.shape}")
-        with np.errstate(over="ignore"):
-            norms = [
-                np.square(self.quantizer.decode(indices[i : i + 65536])).sum(axis=1)
-                for i in range(0, len(indices), 65536)  # no more decoded at once
-            ]
-        if not all(np.isfinite(part).all() for part in norms):
-            raise InputError("vectors are too large for distances in float32; scale them down")
+        norms = [
+            _squared_norms(self.quantizer.decode(indices[i : i + 65536]), "vectors")
+            for i in range(0, len(indices), 65536)  # no more decoded at once
+        ]
         self.codes = np.concatenate([self.codes, indices.astype(self.codes.dtype)])
         self.norms = np.concatenate([self.norms, *norms])
 
@@ -114,10 +111,7 @@ class Index:
         vectors = as_vectors(queries, self.quantizer.n_features_in_)
         if vectors.ndim != 2:
             raise InputError(f"queries must be [n, dim], got {vectors.shape}")
-        with np.errstate(over="ignore"):
-            squares = np.square(vectors).sum(axis=1, keepdims=True)
-        if not np.isfinite(squares).all():
-            raise InputError("queries are too large for distances in float32; scale them down")
+        squares = _squared_norms(vectors, "queries")
         if not len(self):
             raise InputError("the index is empty: add vectors first")
         if not 1 <= k <= len(self):
@@ -136,7 +130,7 @@ class Index:
 
         native.in_chunks(work, len(vectors), self.threads, grain=1)
         if self.metric == "l2":
-            distances += squares
+            distances += squares[:, None]
             np.maximum(distances, 0, out=distances)
         return Neighbours(ids, distances)
 
@@ -187,3 +181,12 @@ class Index:
             raise ModelError(f"the index at {folder} is damaged: it has codes out of range")
         index.codes, index.norms = codes, norms
         return index
+
+
+def _squared_norms(vectors: Floats, what: str) -> Floats:
+    """Of vectors `[n, dim]`, `[n]`, refused where they are beyond float32."""
+    with np.errstate(over="ignore"):
+        squares: Floats = np.square(vectors).sum(axis=1)
+    if not np.isfinite(squares).all():
+        raise InputError(f"{what} are too large for distances in float32; scale them down")
+    return squares

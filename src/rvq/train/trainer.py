@@ -148,13 +148,17 @@ class Trainer:
 
     def _start(self, exported: Path | None) -> None:
         """Give a new run its first weights: an exported model's, or what suits examples."""
-        batches = np.concatenate([self.crops.batch(i) for i in range(_START_BATCHES)])
-        examples = torch.from_numpy(batches).to(self.device)
         if exported is None:
-            self.model.start_from(examples)
+            self.model.start_from(self._examples(_START_BATCHES))
         else:
             self._take_over(exported)
-            restart_dead_bins(self.model, examples[:_EXAMINED])
+            n_batches = min(_START_BATCHES, math.ceil(_EXAMINED / self.crops.batch_size))
+            restart_dead_bins(self.model, self._examples(n_batches)[:_EXAMINED])
+
+    def _examples(self, n_batches: int) -> Tensor:
+        """The crops of the first steps, `[n_batches * batch_size, n_samples]`."""
+        batches = np.concatenate([self.crops.batch(i) for i in range(n_batches)])
+        return torch.from_numpy(batches).to(self.device)
 
     def _take_over(self, start: Path) -> None:
         """Start from the weights and codebooks of an exported model."""
