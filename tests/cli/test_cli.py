@@ -93,6 +93,7 @@ def test_evaluations_fail_before_they_measure_or_say_so(speech_path, tmp_path):
         (["--bitrates", 100], "0.75 to 13.5 kbps, got 100"),
         (["--html", tmp_path / "no" / "x.html"], "there is no folder"),
         (["--measures", "dnsmoss"], "dnsmoss"),
+        (["--speakers", "([0-9]+)_"], "no speaker in"),
     ):
         run = rvq(*command, *wrong)
         assert run.returncode == 1

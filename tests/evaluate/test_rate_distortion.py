@@ -15,7 +15,14 @@ from rvq.evaluate import report
 from rvq.evaluate.baselines import Command, Roundtrip, RvqCodec
 from rvq.evaluate.metrics import Scores
 from rvq.evaluate.rate_distortion import evaluate
-from rvq.evaluate.results import Evaluation, Failure, Interval, Record, SystemInfo
+from rvq.evaluate.results import (
+    Evaluation,
+    Failure,
+    Interval,
+    Record,
+    SystemInfo,
+    speakers,
+)
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,31 @@ def test_the_interval_is_student_s(n):
     assert interval.half_width == pytest.approx((high - low) / 2, rel=0.01)
 
 
+def test_clips_of_a_speaker_count_together():
+    values = np.random.default_rng(0).normal(size=12)
+    assert Interval.of(values, range(12)) == Interval.of(values)
+    # Twelve speakers with three clips that are all the same tell what twelve clips tell.
+    repeated = Interval.of(np.repeat(values, 3), np.repeat(range(12), 3).tolist())
+    assert repeated.half_width == pytest.approx(Interval.of(values).half_width)
+    assert repeated.half_width > 1.5 * Interval.of(np.repeat(values, 3)).half_width
+    assert (repeated.n, repeated.mean) == (36, pytest.approx(values.mean()))
+    assert math.isnan(Interval.of(values, ["one"] * 12).half_width)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_intervals_for_new_speakers_hold(clustered):
+    """Of a hundred drawn evaluations of twenty speakers each, 95 contain the true mean."""
+    random = np.random.default_rng(1)
+    inside = 0
+    for _ in range(400):
+        voices = random.normal(size=20)
+        values = (voices[:, None] + 0.5 * random.normal(size=(20, 4))).ravel()
+        groups = np.repeat(range(20), 4).tolist() if clustered else None
+        interval = Interval.of(values, groups)
+        inside += abs(interval.mean) <= interval.half_width
+    assert (inside >= 0.92 * 400) == clustered  # clips that count as independent promise too much
+
+
 def test_intervals_of_one_and_of_no_value():
     one, none = Interval.of([3.0]), Interval.of([math.nan])
     assert (one.mean, one.n, math.isnan(one.half_width)) == (3.0, 1, True)
@@ -205,6 +237,29 @@ def test_differences_are_paired_and_leave_out_what_lacks_a_partner():
     assert difference.half_width < made_up().summary("b 6", "pesq_wb").half_width
     with pytest.raises(InputError, match="no system is named 'c'"):
         made_up().difference("c", "b 6", "pesq_wb")
+
+
+def test_speakers_widen_means_and_differences():
+    evaluation = made_up()
+    alone = replace(evaluation, speakers={"x": "one", "y": "one", "z": "one"})
+    assert math.isnan(alone.summary("b 6", "pesq_wb").half_width)
+    assert math.isnan(alone.difference("b 12", "b 6", "pesq_wb").half_width)
+    assert alone.summary("b 6", "pesq_wb").mean == evaluation.summary("b 6", "pesq_wb").mean
+    assert "3 clips of 1 speaker, 6 s; mean ± half of the 95% interval for new" in report.title(
+        alone
+    )
+    assert "speaker" not in report.title(evaluation)
+
+
+def test_speakers_are_named_by_paths():
+    clips = ["a/9614_01.wav", "a/9614_02.wav", Path("a/p225_1.wav")]
+    found = {"a/9614_01.wav": "9614", "a/9614_02.wav": "9614", "a/p225_1.wav": "p225"}
+    assert speakers(clips, r"([^/]+)_\d+") == found
+    assert speakers(clips, "[^/]+(?=_)") == found
+    with pytest.raises(InputError, match=r"no speaker in a/9614_01\.wav"):
+        speakers(clips, "p225")
+    with pytest.raises(InputError, match="not a regular expression"):
+        speakers(clips, "(")
 
 
 def test_rates_are_pooled():

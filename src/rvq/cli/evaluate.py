@@ -41,6 +41,13 @@ def evaluate(
     measures: Annotated[
         str, typer.Option(help="More to measure: visqol_audio, lsd, dnsmos, speaker, wer; or all.")
     ] = "",
+    speakers: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression for the speaker in a path, as '([^/]+)_[0-9]+' for "
+            "p225_001.wav: intervals then hold for new speakers, not for new clips of these alone."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many clips, evenly chosen.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 2,
     cache: Annotated[Path | None, typer.Option(help="Resume from and add to this file.")] = None,
@@ -107,6 +114,7 @@ def evaluate(
             workers=workers,
             cache=cache,
             measures=[*BY_KIND[kind], *more],
+            speaker_pattern=speakers,
             progress=lambda done, total: report(done / total),
         )
     console = Console(width=None if Console().is_terminal else 160)

@@ -14,7 +14,7 @@ from rvq.errors import InputError, RvqError
 from rvq.evaluate import metrics
 from rvq.evaluate.baselines import System
 from rvq.evaluate.cache import RecordCache, record_key
-from rvq.evaluate.results import Evaluation, Failure, Record, SystemInfo
+from rvq.evaluate.results import Evaluation, Failure, Record, SystemInfo, speakers
 from rvq.single_threaded import single_threaded
 
 
@@ -25,6 +25,7 @@ def evaluate(
     workers: int = 2,
     cache: Path | None = None,
     measures: Sequence[str] = metrics.CORE,
+    speaker_pattern: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Send every clip through every system and measure what comes back.
@@ -39,11 +40,14 @@ def evaluate(
             process. More need, in a script, the usual `if __name__ == "__main__":`.
         cache: file of finished records to skip and to append to.
         measures: what to measure, of `metrics.METRICS`.
+        speaker_pattern: regular expression, see `rvq.evaluate.results.speakers`: clips of a speaker
+            are alike, and intervals then hold for new speakers; default clips count as independent.
         progress: called with (pairs finished, pairs in all) after every pair and once at the
             start.
 
     Raises:
-        InputError: no clips or systems, two systems of one name, or a measure that there is not.
+        InputError: no clips or systems, two systems of one name, a measure that there is not, or a
+            pattern that finds no speaker.
         FormatError: the cache is a file of another kind.
         RvqError: a program, model or package is missing, or a worker process died.
     """
@@ -61,6 +65,7 @@ def evaluate(
     results: dict[int, Record | Failure] = {}  # by place: clips in order, then systems
     jobs: list[_Job] = []
     paths = list(dict.fromkeys(map(str, clips)))
+    whose = {} if speaker_pattern is None else speakers(paths, speaker_pattern)
     for index, clip in enumerate(paths):
         first = index * len(systems)
         try:
@@ -91,7 +96,7 @@ def evaluate(
     records = tuple(result for result in ordered if isinstance(result, Record))
     # An unreadable clip fails once per system, and is named once.
     failures = dict.fromkeys(result for result in ordered if isinstance(result, Failure))
-    return Evaluation(infos, records, tuple(failures), versions, measures)
+    return Evaluation(infos, records, tuple(failures), versions, measures, whose)
 
 
 def measure(clip: str, system: System, measures: Sequence[str] = metrics.CORE) -> Record | Failure:

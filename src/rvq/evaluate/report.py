@@ -109,7 +109,11 @@ def title(evaluation: Evaluation) -> str:
     """How many clips of what length, and what the numbers mean."""
     lengths = {record.clip: record.seconds for record in evaluation.records}
     clips = "1 clip" if len(lengths) == 1 else f"{len(lengths)} clips"
+    clustered = {evaluation.speakers[clip] for clip in lengths if clip in evaluation.speakers}
+    if clustered:
+        clips += f" of {len(clustered)} speaker" + "s" * (len(clustered) != 1)
     title = f"{clips}, {sum(lengths.values()):.0f} s; mean ± half of the 95% interval"
+    title += " for new speakers" * bool(clustered)
     if evaluation.failures:
         title += f"; {len(evaluation.failures)} failed"
     return title

@@ -1,8 +1,10 @@
 """What an evaluation finds: records, failures, and their means with intervals."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +81,7 @@ class Interval:
 
     Attributes:
         mean: over the clips that have a value; nan without any.
-        half_width: the 95% interval is mean ± half_width; nan for fewer than two clips.
+        half_width: the 95% interval is mean ± half_width; nan for fewer than two clips or groups.
         n: how many clips have a value.
     """
 
@@ -88,16 +90,29 @@ class Interval:
     n: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Interval":
-        """Student's t interval of the finite values among `values`."""
-        finite = np.array([value for value in values if math.isfinite(value)])
+    def of(cls, values: Iterable[float], groups: Iterable[Hashable] | None = None) -> "Interval":
+        """Student's t interval of the finite values among `values`.
+
+        Args:
+            values: one per clip.
+            groups: what clip belongs to whom; default each to itself. Clips of a speaker are alike,
+                so the error is that of the groups' sums (Liang and Zeger 1986) and holds for others
+                of their kind, if there are enough of them.
+        """
+        pairs = enumerate(values) if groups is None else zip(groups, values, strict=True)
+        finite = [(group, value) for group, value in pairs if math.isfinite(value)]
         n = len(finite)
         if n == 0:
             return cls(math.nan, math.nan, 0)
-        half = math.nan
-        if n > 1:
-            half = float(_t_quantile(n - 1) * finite.std(ddof=1) / math.sqrt(n))
-        return cls(float(finite.mean()), half, n)
+        mean = float(np.mean([value for _, value in finite]))
+        sums: dict[Hashable, float] = {}
+        for group, value in finite:
+            sums[group] = sums.get(group, 0.0) + value - mean
+        half, n_groups = math.nan, len(sums)
+        if n_groups > 1:
+            squares = sum(total**2 for total in sums.values()) * n_groups / (n_groups - 1)
+            half = _t_quantile(n_groups - 1) * math.sqrt(squares) / n
+        return cls(mean, half, n)
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,7 @@ class Evaluation:
         failures: what gave no record.
         metric_versions: the packages that measured.
         metrics: names of what was measured.
+        speakers: whose clip it is, by path; empty where clips count as independent.
     """
 
     systems: tuple[SystemInfo, ...]
@@ -117,6 +133,7 @@ class Evaluation:
     failures: tuple[Failure, ...]
     metric_versions: dict[str, str]
     metrics: tuple[str, ...] = CORE
+    speakers: dict[str, str] = field(default_factory=dict)
 
     def of(self, system: str) -> list[Record]:
         """The records of one system.
@@ -136,7 +153,7 @@ class Evaluation:
             system: name of a system.
             metric: name of a field of `Scores`.
         """
-        return Interval.of(getattr(record.scores, metric) for record in self.of(system))
+        return self._interval({r.clip: getattr(r.scores, metric) for r in self.of(system)})
 
     def difference(self, system: str, other: str, metric: str) -> Interval:
         """Mean over clips of `system`'s score minus `other`'s, with its 95% interval.
@@ -145,11 +162,16 @@ class Evaluation:
         the two means hide. Clips that lack one of the values are left out.
         """
         base = {record.clip: getattr(record.scores, metric) for record in self.of(other)}
-        return Interval.of(
-            getattr(record.scores, metric) - base[record.clip]
-            for record in self.of(system)
-            if record.clip in base
+        return self._interval(
+            {
+                record.clip: getattr(record.scores, metric) - base[record.clip]
+                for record in self.of(system)
+                if record.clip in base
+            }
         )
+
+    def _interval(self, values: dict[str, float]) -> Interval:
+        return Interval.of(values.values(), [self.speakers.get(clip, clip) for clip in values])
 
     def codebook_use(self, system: str) -> npt.NDArray[np.float64] | None:
         """Perplexity of each codebook of a system over all clips, as a share of its size.
@@ -176,6 +198,30 @@ class Evaluation:
         payloads = [record.payload_bytes for record in records]
         known = [payload for payload in payloads if payload is not None]
         return sum(known) / 125 / seconds if records and known == payloads else math.nan
+
+
+def speakers(clips: Iterable[str | Path], pattern: str) -> dict[str, str]:
+    """Whose clip it is, from the paths of clips.
+
+    Args:
+        clips: paths.
+        pattern: regular expression whose first group, or all that it matches, names the speaker.
+
+    Raises:
+        InputError: not a regular expression, or it matches nothing in a path.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{pattern!r} is not a regular expression: {error}") from None
+    found = {}
+    for clip in map(str, clips):
+        match = compiled.search(clip)
+        name = match and match.group(1 if compiled.groups else 0)
+        if not name:
+            raise InputError(f"no speaker in {clip}: {pattern!r} matches nothing there")
+        found[clip] = name
+    return found
 
 
 def _t_quantile(degrees: int) -> float:
