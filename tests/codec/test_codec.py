@@ -187,7 +187,7 @@ def test_codes_from_elsewhere_are_decoded(codec, speech):
     expected = codec.decode(coded)[:, : 320 * 40]
     np.testing.assert_array_equal(codec.decode(again)[:, : 320 * 40], expected)
     for wrong in ([[[1024]]], [[[-1]]], [[1, 2]], [[[0.5]]], np.zeros((1, 4, 19), int)):
-        with pytest.raises(InputError, match="indices must be"):
+        with pytest.raises(InputError, match="codes must be"):
             codec.codes(wrong)
 
 

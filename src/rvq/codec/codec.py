@@ -21,6 +21,7 @@ from rvq.codec.segments import SegmentDecoder, SegmentEncoder, SegmentRuntime
 from rvq.codec.streaming import StreamDecoder, StreamEncoder
 from rvq.codec.variable import VariableEncoder
 from rvq.errors import FormatError, InputError, ModelError
+from rvq.quantize.vectors import as_codes
 
 Floats = npt.NDArray[np.float32]
 
@@ -304,21 +305,16 @@ class Codec:
         Raises:
             InputError: other shapes or numbers.
         """
-        array = np.asarray(indices)
-        most = len(self.runtime.codebooks)
-        if array.ndim != 3 or not 1 <= array.shape[2] <= most or not array.size:
+        array = as_codes(
+            indices, most=len(self.runtime.codebooks), codebook_size=self.codebook_size
+        )
+        if array.ndim != 3 or not array.size:
             raise InputError(
-                f"indices must be [channels, n_frames, 1 to {most} codebooks], got {array.shape}"
-            )
-        if not np.issubdtype(array.dtype, np.integer):
-            raise InputError(f"indices must be integers, got {array.dtype}")
-        if array.min() < 0 or array.max() >= self.codebook_size:
-            raise InputError(
-                f"indices must be in 0..{self.codebook_size - 1}, got {array.min()}..{array.max()}"
+                f"codes must be [channels, n_frames, n_codebooks] and not empty, got {array.shape}"
             )
         rate = self.runtime.sample_rate
         n_samples = int(array.shape[1] * rate / self.frame_rate)
-        return self._codes(array.astype(np.int64), rate, n_samples)
+        return self._codes(array, rate, n_samples)
 
     def _codes(self, indices: npt.NDArray[np.int64], sample_rate: int, n_samples: int) -> Codes:
         """Codes of this model."""
