@@ -69,7 +69,9 @@ def main() -> None:
     state = read_checkpoint(options.checkpoint)
     config = config_from_dict(state["config"], str(options.checkpoint))
     losses = replace(config.loss, time=0.0, complex=0.0, **WEIGHTS)
-    trainer = Trainer(replace(config, loss=losses), options.data, Path(tempfile.mkdtemp()))
+    turns = replace(config.schedule, discriminator_every=2, in_turn=False)
+    config = replace(config, loss=losses, schedule=turns)
+    trainer = Trainer(config, options.data, Path(tempfile.mkdtemp()))
     trainer.discriminator.load_state_dict(state["discriminator"])
     judge = trainer.optimizers["discriminator"]
     judge.load_state_dict(state["optimizers"]["discriminator"])

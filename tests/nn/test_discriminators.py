@@ -7,11 +7,7 @@ import pytest
 import torch
 
 from rvq.errors import InputError
-from rvq.nn.discriminators import (
-    DiscriminatorConfig,
-    MultiScaleSTFTDiscriminator,
-    build_discriminator,
-)
+from rvq.nn.discriminators import DiscriminatorConfig, build_discriminators
 from rvq.nn.encodec_discriminator import EncodecDiscriminatorConfig
 from rvq.nn.soundstream_discriminators import SoundStreamDiscriminatorConfig
 
@@ -21,7 +17,7 @@ CONFIG = DiscriminatorConfig(n_ffts=(256, 128), channels=4)
 @pytest.fixture
 def discriminator():
     torch.manual_seed(0)
-    return MultiScaleSTFTDiscriminator(CONFIG)
+    return build_discriminators(CONFIG)
 
 
 def test_first_layer_sees_compressed_spectra(discriminator, speech):
@@ -52,6 +48,14 @@ def test_gradients_are_finite_at_silence(discriminator):
     )
     (gradient,) = torch.autograd.grad(total, silence)
     assert gradient.isfinite().all()
+
+
+def test_discriminators_take_turns(discriminator, speech):
+    audio = torch.from_numpy(speech[:, 10_000:14_096])
+    every = discriminator(audio)
+    for turn in range(4):
+        (judged,) = discriminator(audio, turn)
+        torch.testing.assert_close(judged, every[turn % 2])
 
 
 def test_judgements_are_of_patches(discriminator, speech):
@@ -107,7 +111,7 @@ def test_encodec_discriminators_are_theirs(encodec, speech, monkeypatch, n_sampl
         4, n_ffts=sizes, hop_lengths=[n // 4 for n in sizes], win_lengths=sizes
     )
     config = EncodecDiscriminatorConfig(n_ffts=sizes, channels=4)
-    ours = build_discriminator(config)
+    ours = build_discriminators(config)
     values = list(theirs.state_dict().values())
     ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)))
     audio = torch.from_numpy(speech[:, 10_000 : 10_000 + n_samples]).repeat(2, 1)
@@ -120,7 +124,7 @@ def test_encodec_discriminators_are_theirs(encodec, speech, monkeypatch, n_sampl
 
 def test_soundstream_discriminators_hear_at_their_rates(speech):
     torch.manual_seed(0)
-    discriminators = build_discriminator(
+    discriminators = build_discriminators(
         SoundStreamDiscriminatorConfig(wave_channels=4, stft_channels=4)
     )
     audio = torch.from_numpy(speech[:, 10_000:26_384]).repeat(2, 1)
@@ -132,7 +136,9 @@ def test_soundstream_discriminators_hear_at_their_rates(speech):
     assert [x.shape[3] for x in judged[3][1]] == [512, 256, 128, 64, 32, 16, 8]
     # The second hears the first's audio at half its rate.
     low = torch.nn.functional.avg_pool1d(audio, 4, 2, padding=1, count_include_pad=False)
-    torch.testing.assert_close(discriminators.waves[1](low)[0], judged[1][0])
+    second = discriminators.scales[1]
+    second.n_halvings = 0
+    torch.testing.assert_close(second(low)[0], judged[1][0])
 
 
 @pytest.mark.parametrize(
@@ -144,7 +150,7 @@ def test_soundstream_discriminators_hear_at_their_rates(speech):
     ],
 )
 def test_the_shortest_audio_that_is_judged(config):
-    discriminator, least = build_discriminator(config), config.least_samples
+    discriminator, least = build_discriminators(config), config.least_samples
     assert all(judgement.numel() for judgement, _ in discriminator(torch.zeros(1, least)))
     with pytest.raises(RuntimeError):
         discriminator(torch.zeros(1, least - 1))
@@ -152,7 +158,7 @@ def test_the_shortest_audio_that_is_judged(config):
 
 @pytest.mark.parametrize("config", [EncodecDiscriminatorConfig(), SoundStreamDiscriminatorConfig()])
 def test_gradients_of_the_papers_discriminators(config):
-    discriminator = build_discriminator(config)
+    discriminator = build_discriminators(config)
     silence = torch.zeros(1, 4_096, requires_grad=True)
     total = sum(j.sum() + sum(x.sum() for x in f) for j, f in discriminator(silence))
     (gradient,) = torch.autograd.grad(total, silence)

@@ -235,12 +235,17 @@ def test_codewords_move_by_exponential_averages():
     stage.initialise(start, n_vectors=160)
     x = latents(1).reshape(-1, 6)
     codes = stage.encode(x)
-    stage.update(x, codes)
+    stage.update(x, codes, (x - start[codes]).square().sum())
     chosen = F.one_hot(codes, 16).float()
     counts = 0.9 * 10 + 0.1 * chosen.sum(0)
     sums = 0.9 * 10 * start + 0.1 * chosen.T @ x
     torch.testing.assert_close(stage.counts, counts)
     torch.testing.assert_close(stage.codebook, sums / counts[:, None])
+
+
+def learn(stage, x):
+    codes = stage.encode(x)
+    stage.update(x, codes, (x - stage.codebook[codes]).square().sum())
 
 
 def test_codewords_that_nothing_uses_stay_where_they_are():
@@ -250,7 +255,7 @@ def test_codewords_that_nothing_uses_stay_where_they_are():
     stage.initialise(start, n_vectors=160)
     x = latents(1).reshape(-1, 6)
     for _ in range(300):
-        stage.update(x, stage.encode(x))
+        learn(stage, x)
     assert stage.counts[3] < 1e-6
     torch.testing.assert_close(stage.codebook[3], start[3])
 
@@ -271,7 +276,7 @@ def test_dead_codewords_restart_on_current_vectors():
     stage.initialise(start, n_vectors=160)
     x = latents(1).reshape(-1, 6)
     for _ in range(300):
-        stage.update(x, stage.encode(x))
+        learn(stage, x)
     alive = [i for i in range(16) if i not in (3, 4)]
     assert (stage.counts[3:5] < 1).all()
     before = stage.codebook.clone()

@@ -244,6 +244,18 @@ def test_mel_magnitude_losses_by_plain_transforms(audio, kind):
     assert gradient.isfinite().all()
 
 
+def test_resolutions_take_turns(audio):
+    config = LossConfig(mel_magnitude=1)
+    losses, noisy = ReconstructionLosses(config, 24_000), audio + 0.01
+    every = losses(noisy, audio)
+    turns = [losses(noisy, audio, turn=turn) for turn in range(21)]  # of 3 and of 7 windows
+    for name, value in every.items():
+        mean = sum(float(found[name]) for found in turns) / 21
+        assert mean == pytest.approx(float(value), rel=1e-5)
+    assert turns[0]["mel"] == turns[3]["mel"] != turns[1]["mel"]
+    assert turns[0]["mel_magnitude"] == turns[7]["mel_magnitude"] != turns[3]["mel_magnitude"]
+
+
 def test_losses_without_weight_are_left_out(audio):
     config = LossConfig(mel=0, complex=0, time=0.1, mel_magnitude=1)
     losses = ReconstructionLosses(config, 24_000)

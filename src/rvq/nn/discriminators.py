@@ -1,5 +1,6 @@
 """Discriminators: small judges of short-time spectra that drive adversarial training."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from rvq.nn import stft
-from rvq.nn.encodec_discriminator import EncodecDiscriminator, EncodecDiscriminatorConfig
+from rvq.nn.encodec_discriminator import EncodecDiscriminatorConfig, EncodecSTFTDiscriminator
 from rvq.nn.soundstream_discriminators import (
     SoundStreamDiscriminatorConfig,
-    SoundStreamDiscriminators,
+    SpectrumDiscriminator,
+    WaveDiscriminator,
 )
+from rvq.nn.turns import in_turn
 
 
 @dataclass(frozen=True)
@@ -81,16 +84,16 @@ class STFTDiscriminator(nn.Module):
         return self.judge(x), features[1:]
 
 
-class MultiScaleSTFTDiscriminator(nn.Module):
-    """STFT discriminators at several resolutions."""
+class Discriminators(nn.Module):
+    """Several discriminators, each with its own view of the audio."""
 
-    def __init__(self, config: DiscriminatorConfig) -> None:
+    def __init__(self, scales: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(STFTDiscriminator(n, config.channels) for n in config.n_ffts)
+        self.scales = nn.ModuleList(scales)
 
-    def forward(self, audio: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-        """Audio `[batch, n_samples]` -> judgements and features of every scale."""
-        return [scale(audio) for scale in self.scales]
+    def forward(self, audio: Tensor, turn: int | None = None) -> list[tuple[Tensor, list[Tensor]]]:
+        """Audio `[batch, n_samples]` -> judgements and features of all, or of the one in turn."""
+        return [scale(audio) for scale in in_turn(self.scales, turn)]
 
 
 def discriminator_kind(fields: Any) -> str:
@@ -108,10 +111,11 @@ AnyDiscriminatorConfig = Annotated[
 ]
 
 
-def build_discriminator(config: AnyDiscriminatorConfig) -> nn.Module:
-    """Untrained discriminators; audio `[batch, n_samples]` -> judgements and features of each."""
-    if isinstance(config, EncodecDiscriminatorConfig):
-        return EncodecDiscriminator(config)
+def build_discriminators(config: AnyDiscriminatorConfig) -> Discriminators:
+    """Untrained discriminators of a configuration."""
     if isinstance(config, SoundStreamDiscriminatorConfig):
-        return SoundStreamDiscriminators(config)
-    return MultiScaleSTFTDiscriminator(config)
+        waves = [WaveDiscriminator(config.wave_channels, n) for n in range(config.wave_scales)]
+        return Discriminators([*waves, SpectrumDiscriminator(config.stft_channels)])
+    if isinstance(config, EncodecDiscriminatorConfig):
+        return Discriminators(EncodecSTFTDiscriminator(n, config.channels) for n in config.n_ffts)
+    return Discriminators(STFTDiscriminator(n, config.channels) for n in config.n_ffts)

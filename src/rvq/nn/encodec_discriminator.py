@@ -71,17 +71,3 @@ class EncodecSTFTDiscriminator(nn.Module):
             x = F.leaky_relu(conv(x), 0.2)
             features.append(x)
         return self.judge(x), features
-
-
-class EncodecDiscriminator(nn.Module):
-    """One discriminator per window length."""
-
-    def __init__(self, config: EncodecDiscriminatorConfig) -> None:
-        super().__init__()
-        self.scales = nn.ModuleList(
-            EncodecSTFTDiscriminator(n, config.channels) for n in config.n_ffts
-        )
-
-    def forward(self, audio: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-        """Audio `[batch, n_samples]` -> judgements and features of every scale."""
-        return [scale(audio) for scale in self.scales]

@@ -139,14 +139,18 @@ class VectorQuantizer(nn.Module):
         self.sums.copy_(codebook * self.counts[:, None])
 
     @torch.no_grad()
-    def update(self, x: Tensor, codes: Tensor) -> None:
+    def update(self, x: Tensor, codes: Tensor, errors: Tensor) -> None:
         """Move counts, sums and codewords towards the vectors `x [n, dim]` assigned by `codes`.
 
         Processes that train together move them towards the vectors of all.
+
+        Args:
+            x: vectors.
+            codes: of their nearest codewords, `[n]`.
+            errors: sum of squared distances to those.
         """
         kept = self.config.decay
         counts = torch.bincount(codes, minlength=len(self.counts)).to(self.counts)
-        errors = (x - self.codebook[codes]).square().sum()
         if distributed.world_size() > 1:
             sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
             counts, sums, errors = distributed.sums(counts, sums, errors)
@@ -274,7 +278,7 @@ class ResidualVectorQuantizer(nn.Module):
         if together:
             mean_square = distributed.mean(mean_square)
         scale = torch.maximum(variance, mean_square / 2).clamp(min=1e-6)
-        gradient, value = torch.zeros_like(x), x.new_zeros(())
+        left_over, distances = torch.zeros_like(x), x.new_zeros(())
         back = order.argsort()
         restarts = self.training and int(self.n_steps) % self.config.restart_every == 0
         for i in range(int(depths.max())):
@@ -292,19 +296,20 @@ class ResidualVectorQuantizer(nn.Module):
                 candidates = flat
             vectors -= stage.codebook[index].view_as(vectors)
             # Gradients are averaged over processes, so that the mean over all takes their number.
-            weight = len(depths) // len(x) / (active_everywhere * x.shape[1] * scale)
-            value += vectors.square().sum() * weight
-            gradient[:active].add_(vectors * (2 * weight))
+            weight = len(depths) // len(x) / (active_everywhere * x.shape[1])
+            errors = vectors.square().sum()
+            distances += errors * weight
+            left_over[:active].add_(vectors, alpha=weight)
             if self.training:
-                stage.update(flat, index)
+                stage.update(flat, index, errors)
                 if restarts:
                     stage.restart_dead(candidates)
         if restarts:  # whatever their processors: no process's codebooks stray from the others'
             distributed.copy_first(self.buffers())
-        gradient = gradient[back]
+        gradient = left_over[back] * (2 / scale)
 
         def commitment(latents: Tensor) -> Tensor:
-            return value + ((latents - latents.detach()).float() * gradient).sum()
+            return distances / scale + ((latents - latents.detach()).float() * gradient).sum()
 
         return codes, residual[back], commitment
 

@@ -38,14 +38,20 @@ class SoundStreamDiscriminatorConfig:
         and a sample at the lowest rate.
         """  # noqa: D205
         n_windows = 2 ** (len(_GROWTH) // 2)
-        return max(_N_FFT + (n_windows - 1) * _HOP, 2**self.wave_scales)
+        return max(_N_FFT + (n_windows - 1) * _HOP, 2 ** (self.wave_scales - 1))
 
 
 class WaveDiscriminator(nn.Module):
-    """Strided grouped convolutions over a waveform, as in MelGAN (Kumar et al. 2019)."""
+    """Strided grouped convolutions over a waveform, as in MelGAN (Kumar et al. 2019).
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: after the first convolution.
+        n_halvings: how often the sample rate is halved before.
+    """
+
+    def __init__(self, channels: int, n_halvings: int = 0) -> None:
         super().__init__()
+        self.n_halvings = n_halvings
         most = 64 * channels
         self.convs = nn.ModuleList([weight_norm(nn.Conv1d(1, channels, 15, padding=7))])
         for _ in range(4):
@@ -59,6 +65,8 @@ class WaveDiscriminator(nn.Module):
     def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Audio `[batch, n_samples]` -> judgement per stretch, and the features that led to it."""
         x, features = audio[:, None], []
+        for _ in range(self.n_halvings):
+            x = F.avg_pool1d(x, 4, 2, padding=1, count_include_pad=False)
         for conv in self.convs:
             x = F.leaky_relu(conv(x), 0.2)
             features.append(x)
@@ -110,23 +118,3 @@ class SpectrumDiscriminator(nn.Module):
             x = unit(x)
             features.append(x)
         return self.judge(F.elu(x)), features
-
-
-class SoundStreamDiscriminators(nn.Module):
-    """Discriminators of the waveform at several rates and of its spectra."""
-
-    def __init__(self, config: SoundStreamDiscriminatorConfig) -> None:
-        super().__init__()
-        self.waves = nn.ModuleList(
-            WaveDiscriminator(config.wave_channels) for _ in range(config.wave_scales)
-        )
-        self.spectrum = SpectrumDiscriminator(config.stft_channels)
-
-    def forward(self, audio: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-        """Audio `[batch, n_samples]` -> judgements and features of every discriminator."""
-        judged, x = [], audio
-        for wave in self.waves:
-            judged.append(wave(x))
-            pooled = F.avg_pool1d(x[:, None], 4, 2, padding=1, count_include_pad=False)
-            x = pooled[:, 0]
-        return [*judged, self.spectrum(audio)]

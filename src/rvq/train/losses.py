@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from rvq.mel import mel_filterbank
 from rvq.nn import distributed, stft
+from rvq.nn.turns import in_turn
 from rvq.train.config import LossConfig
 
 Judgements = list[tuple[Tensor, list[Tensor]]]
@@ -111,7 +112,11 @@ class SpectralLoss(nn.Module):
         return mel, log_power, *compressed
 
     def forward(
-        self, reconstruction: Tensor, audio: Tensor, weights: Tensor | None = None
+        self,
+        reconstruction: Tensor,
+        audio: Tensor,
+        weights: Tensor | None = None,
+        turn: int | None = None,
     ) -> dict[str, Tensor]:
         """Losses by name.
 
@@ -119,9 +124,11 @@ class SpectralLoss(nn.Module):
             reconstruction: `[batch, n_samples]`.
             audio: the same.
             weights: of the items in the complex distance, `[batch]`; default equal.
+            turn: counts the calls that take one resolution each; default all of them.
         """
         mel = magnitude = compressed = reconstruction.new_zeros(())
-        for n_fft in self.n_ffts:
+        n_ffts = in_turn(self.n_ffts, turn)
+        for n_fft in n_ffts:
             with torch.no_grad():
                 mel_target, log_target, *target = self._spectra(audio, n_fft)
             mel_estimate, log_estimate, *estimate = self._spectra(reconstruction, n_fft)
@@ -134,7 +141,7 @@ class SpectralLoss(nn.Module):
                     compressed + (distance if weights is None else distance * weights).mean()
                 )
         losses = {"mel": mel, "log_magnitude": magnitude, "complex": compressed}
-        return {name: loss / len(self.n_ffts) for name, loss in losses.items()}
+        return {name: loss / len(n_ffts) for name, loss in losses.items()}
 
 
 class MelMagnitudeLoss(nn.Module):
@@ -164,16 +171,17 @@ class MelMagnitudeLoss(nn.Module):
         """What is added to the L1 norm of every frame, `[batch, n_frames]`."""
         return ((estimate - target).square().sum(-1) + 1e-12).sqrt()
 
-    def forward(self, reconstruction: Tensor, audio: Tensor) -> Tensor:
-        """Distance of `[batch, n_samples]` and the same."""
+    def forward(self, reconstruction: Tensor, audio: Tensor, turn: int | None = None) -> Tensor:
+        """Distance of `[batch, n_samples]` and the same, at all windows or the one in turn."""
         total = reconstruction.new_zeros(())
-        for n_fft in self.n_ffts:
+        n_ffts = in_turn(self.n_ffts, turn)
+        for n_fft in n_ffts:
             with torch.no_grad():
                 target = self._mel(audio, n_fft)
             estimate = self._mel(reconstruction, n_fft)
             l1 = (estimate - target).abs().sum(-1)
             total = total + (l1 + self.second_term(estimate, target, n_fft)).mean()
-        return total / len(self.n_ffts)
+        return total / len(n_ffts)
 
 
 class LogMelMagnitudeLoss(MelMagnitudeLoss):
@@ -216,7 +224,11 @@ class ReconstructionLosses(nn.Module):
         )
 
     def forward(
-        self, reconstruction: Tensor, audio: Tensor, weights: Tensor | None = None
+        self,
+        reconstruction: Tensor,
+        audio: Tensor,
+        weights: Tensor | None = None,
+        turn: int | None = None,
     ) -> dict[str, Tensor]:
         """Losses of `[batch, n_samples]` and the same.
 
@@ -224,13 +236,16 @@ class ReconstructionLosses(nn.Module):
             reconstruction: what the model made.
             audio: what it was to make.
             weights: of the items in the losses that compare waveforms, `[batch]`; default equal.
+            turn: counts the calls that compare spectra at one resolution each; default at all.
         """
         losses = {}
         if "time" in self.weights:
             losses["time"] = time_loss(reconstruction, audio, weights)
         if self.spectral is not None:
-            losses |= self.spectral(reconstruction, audio, weights)
-        losses |= {name: loss(reconstruction, audio) for name, loss in self.magnitudes.items()}
+            losses |= self.spectral(reconstruction, audio, weights, turn)
+        losses |= {
+            name: loss(reconstruction, audio, turn) for name, loss in self.magnitudes.items()
+        }
         return {name: loss for name, loss in losses.items() if name in self.weights}
 
 

@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from rvq.errors import ModelError
 from rvq.nn import distributed
 from rvq.nn.dead_bins import restart_dead_bins
-from rvq.nn.discriminators import build_discriminator
+from rvq.nn.discriminators import build_discriminators
 from rvq.nn.export import read_exported
 from rvq.nn.model import CodecModel
 from rvq.nn.quantizer import Quantized
@@ -40,8 +40,8 @@ _TOGETHER_EVERY = 20
 they round differently, and would drift apart."""
 _EXAMINED = 64
 """Recordings in which the bins of a model that is trained on are looked at."""
-_BALANCE_EVERY = 10
-"""Steps between measurements of the gradients' norms."""
+_BALANCE_EVERY = 11
+"""Steps between measurements of the gradients' norms; a prime, so that all get their turn."""
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -116,7 +116,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = CodecModel(config.model).to(self.device)
         self._average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.discriminator = build_discriminator(config.discriminator).to(self.device)
+        self.discriminator = build_discriminators(config.discriminator).to(self.device)
         self.losses = ReconstructionLosses(config.loss, network.sample_rate).to(self.device)
         self.optimizers = model_optimizers(self.model, schedule)
         self.optimizers["discriminator"] = torch.optim.AdamW(
@@ -200,7 +200,7 @@ class Trainer:
         # Losses act on a leaf, so that each one's gradient at the output is had by itself.
         reconstruction = output.detach().requires_grad_()
         weights = self._waveform_weights(quantized)
-        losses = self.losses(reconstruction, audio, weights)
+        losses = self.losses(reconstruction, audio, weights, self._turn)
         logs = {}
         adversarial = self.step >= schedule.adversarial_start * schedule.total_steps
         if adversarial:
@@ -231,6 +231,12 @@ class Trainer:
             distributed.copy_first([*self.model.parameters(), *self.discriminator.parameters()])
         return logs
 
+    @property
+    def _turn(self) -> int | None:
+        """Whose turn it is among windows and discriminators; None for all at once."""
+        schedule = self.config.schedule
+        return self.step // schedule.discriminator_every if schedule.in_turn else None
+
     def _waveform_weights(self, quantized: Quantized) -> Tensor:
         """Weights `[batch]` of the items in the losses that compare waveforms.
 
@@ -253,8 +259,8 @@ class Trainer:
         learns = self.step % self.config.schedule.discriminator_every == 0
         self.discriminator.requires_grad_(learns)
         with self.autocast():
-            real = self.discriminator(audio[:, start : start + length])
-            fake = self.discriminator(reconstruction[:, start : start + length])
+            real = self.discriminator(audio[:, start : start + length], self._turn)
+            fake = self.discriminator(reconstruction[:, start : start + length], self._turn)
             loss = discriminator_loss(real, fake)
             judged = adversarial_losses(real, fake)
         if learns:
