@@ -97,7 +97,7 @@ def copy_first(tensors: Iterable[Tensor]) -> None:
     """Everywhere put the first process's values in place."""
     if world_size() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, 0)
+            dist.broadcast(tensor.detach(), 0)  # parameters are leaves, and stay so
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
