@@ -175,21 +175,33 @@ def test_commitment_of_dropped_codebooks_is_not_felt():
 def test_dropout_is_log_uniform():
     layer = ResidualVectorQuantizer(QuantizerConfig(n_codebooks=16, dropout=1.0)).train()
     torch.manual_seed(0)
-    depth = layer._depths(20_000, None, torch.device("cpu"))
+    depth = layer.random_depths(20_000, torch.device("cpu"))
     octaves = [((depth >= low) & (depth < 2 * low)).float().mean() for low in (1, 2, 4, 8)]
     for share in octaves:
         assert float(share) == pytest.approx(1 / torch.log2(torch.tensor(17.0)).item(), abs=0.02)
     assert depth.min() == 1
     assert depth.max() == 16
-    assert (layer.eval()._depths(9, None, depth.device) == 16).all()
-    assert (layer._depths(9, 3, depth.device) == 3).all()
+
+
+def test_every_item_may_have_its_number_of_codebooks():
+    layer, x = trained().eval(), latents(1)[:3]
+    depths = torch.tensor([4, 1, 2])
+    mixed = layer(x, depths)
+    for i, n in enumerate(depths.tolist()):
+        alone = layer(x[i : i + 1], n)
+        torch.testing.assert_close(mixed.latents[i], alone.latents[0])
+        assert (mixed.codes[i] == alone.codes[0]).all()
+    assert (layer(x).codes >= 0).all()
+    for wrong in (torch.tensor([4, 1]), torch.tensor([4, 0, 1]), torch.tensor([5, 1, 1]), 0, 5):
+        with pytest.raises(InputError, match=r"n_codebooks must be in 1\.\.4"):
+            layer(x, wrong)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_dropout_takes_its_share_of_the_items(dropout):
     layer = ResidualVectorQuantizer(QuantizerConfig(n_codebooks=16, dropout=dropout)).train()
     torch.manual_seed(0)
-    whole = (layer._depths(20_000, None, torch.device("cpu")) == 16).float().mean()
+    whole = (layer.random_depths(20_000, torch.device("cpu")) == 16).float().mean()
     # A random depth is 16 in log(17 / 16) / log(17) of the cases.
     assert float(whole) == pytest.approx(1 - dropout * (1 - 0.0214), abs=0.01)
 

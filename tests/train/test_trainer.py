@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rvq.errors import InputError, ModelError
+from rvq.model_folder import CODEBOOKS
 from rvq.nn.discriminators import DiscriminatorConfig
 from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
@@ -329,6 +330,25 @@ def test_a_run_can_start_from_a_model_with_fewer_blocks(packed, tmp_path, no_res
     more = replace(config(), model=replace(config().model, quantizer=quantizer))
     with pytest.raises(ModelError, match="shape"):
         Trainer(more, [packed], tmp_path / "x", "cpu", start=start)
+
+
+def test_a_decoder_learns_while_codes_keep_their_meaning(packed, tmp_path, no_restarts):
+    trainer = Trainer(config(), [packed], tmp_path / "first", "cpu")
+    run(trainer, 4)
+    start = tmp_path / "model"
+    export(trainer.average, start, name="tiny", facts={})
+    settings = replace(config(), decoder_only=True)
+    with pytest.raises(InputError, match="--from"):
+        Trainer(settings, [packed], tmp_path / "second", "cpu")
+    again = Trainer(settings, [packed], tmp_path / "second", "cpu", start=start)
+    again.run()
+    resumed = Trainer(settings, [packed], tmp_path / "second", "cpu")
+    assert resumed.load()
+    export(resumed.average, tmp_path / "after", name="tiny", facts={})
+    for file, same in (("encoder.onnx", True), (CODEBOOKS, True), ("decoder.onnx", False)):
+        assert ((start / file).read_bytes() == (tmp_path / "after" / file).read_bytes()) == same
+    used = [(again._reconstruct(torch.zeros(2, 6_400))[1].codes >= 0).sum(2)[:, 0] for _ in "1234"]
+    assert set(torch.cat(used).tolist()) > {3}  # bitrates of all kinds
 
 
 def test_waveforms_count_by_the_number_of_codebooks(packed, tmp_path):

@@ -217,13 +217,13 @@ class ResidualVectorQuantizer(nn.Module):
         assert isinstance(stage, VectorQuantizer)
         return stage
 
-    def forward(self, x: Tensor, n_codebooks: int | None = None) -> Quantized:
+    def forward(self, x: Tensor, n_codebooks: int | Tensor | None = None) -> Quantized:
         """Quantize latents `[batch, n_frames, dim]`.
 
         Args:
             x: latents.
-            n_codebooks: codebooks to use for every item; default all in evaluation, a random
-                number per item (quantizer dropout) in training.
+            n_codebooks: codebooks to use for every item, or for each, `[batch]`; default all in
+                evaluation, a random number per item (quantizer dropout) in training.
 
         Raises:
             InputError: latents of another shape, or n_codebooks out of range.
@@ -232,18 +232,13 @@ class ResidualVectorQuantizer(nn.Module):
             raise InputError(
                 f"latents must be [batch, n_frames, {self.config.dim}], got {tuple(x.shape)}"
             )
-        if n_codebooks is not None and not 1 <= n_codebooks <= self.config.n_codebooks:
-            raise InputError(
-                f"n_codebooks must be in 1..{self.config.n_codebooks}, got {n_codebooks}"
-            )
+        depths = self._depths(x, n_codebooks)
         waiting = self.training and not self.initialised
         if waiting or not x.numel():
             if waiting:
                 self._gather(x.detach())
             codes = torch.full((*x.shape[:2], self.config.n_codebooks), -1, device=x.device)
             return Quantized(x, codes, x.new_zeros(()))
-        world_size = distributed.world_size() if self.training else 1
-        depths = self._depths(len(x) * world_size, n_codebooks, x.device)
         self.n_steps += self.training
         codes, left, commitment = self._quantize(x.detach().float(), depths)
         # The quantized latents are x less what is left; their gradient is passed straight to x.
@@ -341,12 +336,25 @@ class ResidualVectorQuantizer(nn.Module):
         """Perplexity of every codebook over the recent past, `[n_codebooks]`."""
         return torch.stack([self._stage(i).perplexity() for i in range(self.config.n_codebooks)])
 
-    def _depths(self, batch: int, n_codebooks: int | None, device: torch.device) -> Tensor:
-        """How many codebooks each item uses, `[batch]`."""
-        full = self.config.n_codebooks
-        if n_codebooks is not None or not self.training:
+    def _depths(self, x: Tensor, n_codebooks: int | Tensor | None) -> Tensor:
+        """How many codebooks each item uses; in training, items of all processes."""
+        full, n_items = self.config.n_codebooks, len(x)
+        if self.training:
+            n_items *= distributed.world_size()
+        if n_codebooks is None and self.training:
+            return self.random_depths(n_items, x.device)
+        if isinstance(n_codebooks, Tensor):
+            depths = n_codebooks
+        else:
             used = full if n_codebooks is None else n_codebooks
-            return torch.full((batch,), used, device=device)
+            depths = torch.full((n_items,), used, device=x.device)
+        if len(depths) != n_items or (n_items and not 1 <= depths.min() <= depths.max() <= full):
+            raise InputError(f"n_codebooks must be in 1..{full}, got {n_codebooks}")
+        return depths
+
+    def random_depths(self, batch: int, device: torch.device) -> Tensor:
+        """Quantizer dropout: a number of codebooks for each of `batch` items, `[batch]`."""
+        full = self.config.n_codebooks
         # Log-uniform: every doubling of the bitrate is trained equally often.
         exponent = torch.rand(batch, device=device) * torch.log2(torch.tensor(full + 1.0))
         depth = torch.exp2(exponent).long().clamp(1, full)

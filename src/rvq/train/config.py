@@ -142,6 +142,8 @@ class TrainConfig:
         model: shape of the codec; a named configuration or its fields.
         discriminator: shape of the discriminators; `fast`, `encodec`, `soundstream`, or its fields.
         data, loss, schedule: see there.
+        decoder_only: whether encoder and codebooks of the model that the run starts from stay as
+            they are: codes keep their meaning, and a step takes less time.
         seed: of everything random.
         precision: `auto` is bf16 on GPUs and on CPUs with matrix units for it, else float32.
         checkpoint_minutes: time between checkpoints.
@@ -155,6 +157,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    decoder_only: bool = False
     seed: NonNegativeInt = 0
     precision: Literal["auto", "bf16", "float32"] = "auto"
     checkpoint_minutes: Above0 = 5.0

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from rvq.errors import ModelError
+from rvq.errors import InputError, ModelError
 from rvq.nn import distributed
 from rvq.nn.dead_bins import restart_dead_bins
 from rvq.nn.discriminators import build_discriminators
@@ -92,7 +92,7 @@ class Trainer:
             may have fewer blocks than the configuration. Its dead bins are restarted.
 
     Raises:
-        InputError: data or settings that do not fit.
+        InputError: data or settings that do not fit, or no model for a decoder to start from.
         ModelError: no model at `start`, or one of another shape.
     """
 
@@ -141,7 +141,12 @@ class Trainer:
             speed=config.data.speed,
             seed=config.seed,
         )
+        if config.decoder_only and start is None and not self.checkpoint.exists():
+            raise InputError("a decoder learns to decode a model's codes: give the model, --from")
         self._start(start)
+        if config.decoder_only:
+            self.model.encoder.requires_grad_(False)
+            self.model.quantizer.eval()
         distributed.copy_first([*self.model.state_dict().values()])
         self._average.load_state_dict(self.model.state_dict())
         distributed.copy_first([*self.discriminator.state_dict().values()])
@@ -195,7 +200,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = top * rate
         with self.autocast():
-            output, quantized = self.model(audio)
+            output, quantized = self._reconstruct(audio)
         output = output.float()
         # Losses act on a leaf, so that each one's gradient at the output is had by itself.
         reconstruction = output.detach().requires_grad_()
@@ -230,6 +235,16 @@ class Trainer:
         if self.step % _TOGETHER_EVERY == 0:
             distributed.copy_first([*self.model.parameters(), *self.discriminator.parameters()])
         return logs
+
+    def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Quantized]:
+        """What the model makes of `[batch, n_samples]`, and what its quantizer did."""
+        if not self.config.decoder_only:
+            return self.model(audio)
+        quantizer = self.model.quantizer
+        depths = quantizer.random_depths(self.config.data.batch_size, audio.device)
+        with torch.no_grad():
+            quantized = quantizer(self.model.encode(audio), depths[self.rows])
+        return self.model.decode(quantized.latents, audio.shape[1]), quantized
 
     @property
     def _turn(self) -> int | None:
