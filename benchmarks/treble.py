@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load, save
 from torch import Tensor
 
 from rvq.bitstream.entropy import FILE as ENTROPY
@@ -28,6 +27,7 @@ from rvq.nn.spectral import SpectralDecoder
 from rvq.train.balancer import Balancer
 from rvq.train.checkpoint import read_checkpoint
 from rvq.train.config import config_from_dict
+from rvq.train.entropy import take_over
 from rvq.train.trainer import Trainer
 
 RATE, KEPT = 1e-3, 0.99
@@ -125,9 +125,7 @@ def replace_decoder(old: Path, new: ModelFolder, out: Path) -> None:
     made = ModelFolder.of(before.files | {DECODER: new.files[DECODER]}, before.card)
     made.write(out)
     if (old / ENTROPY).exists():
-        arrays = load((old / ENTROPY).read_bytes())
-        arrays["model"] = np.frombuffer(bytes.fromhex(made.card["hash"]), np.uint8)
-        (out / ENTROPY).write_bytes(save(arrays))
+        take_over(old, out)
     print(f"{out}: {made.card['hash'][:16]}")
 
 

@@ -13,6 +13,7 @@ from rvq.bitstream.entropy import FILE, EntropyModel
 from rvq.cli.app import app
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.errors import InputError
+from rvq.model_folder import DECODER, ModelFolder
 from rvq.train.entropy import AROUND, LayerNetwork, learn_for
 
 
@@ -96,6 +97,23 @@ def test_one_that_files_need_is_not_replaced_unasked(learner, speech, tmp_path, 
     assert "--force" in str(run.exception)
     assert (learner.folder / FILE).read_bytes() == learned
     assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+
+
+def test_a_model_with_the_same_codes_takes_it_over(learner, speech):
+    folder, own = learner.folder, find(DEFAULT_MODEL)
+    files = ModelFolder.read(folder)
+    decoder = bytearray(files.files[DECODER])
+    decoder[len(decoder) // 2] ^= 1  # a weight, in its last bits
+    ModelFolder.of(files.files | {DECODER: bytes(decoder)}, files.card).write(folder)
+    command = ["learn-entropy", "--model", str(folder), "--from"]
+    assert CliRunner().invoke(app, [*command, DEFAULT_MODEL]).exit_code == 0
+    old, new = rvq.Codec.load(own), rvq.Codec.load(folder)
+    assert new.model_hash != old.model_hash
+    assert len(new.compress(speech, 24_000, 3)) == len(old.compress(speech, 24_000, 3))
+    run = CliRunner().invoke(app, [*command, "audio_24khz", "--force"])
+    assert "other codes" in str(run.exception)
+    run = CliRunner().invoke(app, ["learn-entropy", "--model", str(folder)])
+    assert "--data" in str(run.exception)
 
 
 def test_an_entropy_model_of_another_model_is_left_out(learner):

@@ -6,13 +6,19 @@ from typing import Annotated
 import typer
 
 from rvq.cli.arguments import Force, Model, progress_bar
-from rvq.codec.models import DEFAULT_MODEL
+from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.errors import InputError
 
 
 def learn_entropy(
-    data: Annotated[list[Path], typer.Option(help="Folder written by `rvq data prepare`.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder written by `rvq data prepare`.")
+    ] = None,
     model: Model = DEFAULT_MODEL,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Or take it over from a model with the same codes."),
+    ] = None,
     minutes: Annotated[float, typer.Option(help="Audio to learn from.")] = 300.0,
     steps: Annotated[int, typer.Option(min=1, help="Steps per codebook.")] = 1500,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all cores.")] = 0,
@@ -22,19 +28,24 @@ def learn_entropy(
     try:
         import torch
 
-        from rvq.train.entropy import learn_for
+        from rvq.train.entropy import learn_for, take_over
     except ImportError as error:
         raise InputError(f"learning needs `pip install 'rvq[train]'` ({error})") from None
     from rvq.codec.codec import Codec
 
+    if bool(data) == bool(source):
+        raise InputError("give either --data to learn from, or --from to take over")
     codec = Codec.load(model, threads=threads)
     if not force and codec.entropy is not None:
         raise InputError(
             f"{codec.folder} has an entropy model, without which files coded by it cannot be "
             "read; add --force to replace it"
         )
-    if threads:
-        torch.set_num_threads(threads)
-    with progress_bar(f"learning the codes of {codec.runtime.name}") as report:
-        path = learn_for(codec, data, minutes=minutes, steps=steps, progress=report)
+    if source:
+        path = take_over(find(source), find(model))
+    else:
+        if threads:
+            torch.set_num_threads(threads)
+        with progress_bar(f"learning the codes of {codec.runtime.name}") as report:
+            path = learn_for(codec, data or [], minutes=minutes, steps=steps, progress=report)
     typer.echo(f"{path}: {path.stat().st_size} bytes")

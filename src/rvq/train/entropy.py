@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 from rvq.bitstream.entropy import FILE, EntropyModel
 from rvq.bitstream.tables import TOP
 from rvq.codec.codec import Codec
-from rvq.errors import InputError
+from rvq.errors import InputError, ModelError
+from rvq.model_folder import CODEBOOKS, ENCODER, ModelFolder
 from rvq.replacing import replacing
 from rvq.train.codes import Integers, Progress, gather
 
@@ -89,10 +90,38 @@ def learn_for(
     }
     # safetensors writes memory as it lies, whatever the strides.
     learned = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return _write(learned, codec.folder)
+
+
+def take_over(source: Path, folder: Path) -> Path:
+    """Give a model the entropy model of one with the same encoder and codebooks: same codes.
+
+    Args:
+        source: folder of the model that has one.
+        folder: of the model that gets it.
+
+    Returns:
+        The file written there.
+
+    Raises:
+        ModelError: no model at one of them, or `source` has no entropy model.
+        InputError: the two models make other codes.
+    """
+    old, new = ModelFolder.read(source), ModelFolder.read(folder)
+    if any(old.files[file] != new.files[file] for file in (ENCODER, CODEBOOKS)):
+        raise InputError(f"{source} and {folder} make other codes of the same sound: give --data")
+    if not (source / FILE).exists():
+        raise ModelError(f"{source} has no entropy model")
+    arrays = load((source / FILE).read_bytes())
+    arrays["model"] = np.frombuffer(bytes.fromhex(new.card["hash"]), np.uint8)
+    return _write(save(arrays), folder)
+
+
+def _write(learned: bytes, folder: Path) -> Path:
     EntropyModel(learned)  # refuses what could not be read
-    with replacing(codec.folder / FILE) as temporary:
+    with replacing(folder / FILE) as temporary:
         temporary.write_bytes(learned)
-    return codec.folder / FILE
+    return folder / FILE
 
 
 def _features(codebooks: npt.NDArray[np.float32], blocks: Integers) -> npt.NDArray[np.int8]:
