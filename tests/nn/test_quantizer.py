@@ -247,7 +247,7 @@ def test_codewords_move_by_exponential_averages():
     stage.initialise(start, n_vectors=160)
     x = latents(1).reshape(-1, 6)
     codes = stage.encode(x)
-    stage.update(x, codes, (x - start[codes]).square().sum())
+    stage.update(*stage.assigned(x, codes), (x - start[codes]).square().sum())
     chosen = F.one_hot(codes, 16).float()
     counts = 0.9 * 10 + 0.1 * chosen.sum(0)
     sums = 0.9 * 10 * start + 0.1 * chosen.T @ x
@@ -257,7 +257,7 @@ def test_codewords_move_by_exponential_averages():
 
 def learn(stage, x):
     codes = stage.encode(x)
-    stage.update(x, codes, (x - stage.codebook[codes]).square().sum())
+    stage.update(*stage.assigned(x, codes), (x - stage.codebook[codes]).square().sum())
 
 
 def test_codewords_that_nothing_uses_stay_where_they_are():

@@ -139,24 +139,22 @@ class VectorQuantizer(nn.Module):
         self.sums.copy_(codebook * self.counts[:, None])
 
     @torch.no_grad()
-    def update(self, x: Tensor, codes: Tensor, errors: Tensor) -> None:
-        """Move counts, sums and codewords towards the vectors `x [n, dim]` assigned by `codes`.
+    def assigned(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Number `[K]` and sum `[K, dim]` of the vectors `x [n, dim]` of every codeword."""
+        counts = torch.bincount(codes, minlength=len(self.counts)).to(self.counts)
+        return counts, torch.zeros_like(self.sums).index_add_(0, codes, x)
 
-        Processes that train together move them towards the vectors of all.
+    @torch.no_grad()
+    def update(self, counts: Tensor, sums: Tensor, errors: Tensor) -> None:
+        """Move counts, sums and codewords towards the vectors that were assigned to them.
 
         Args:
-            x: vectors.
-            codes: of their nearest codewords, `[n]`.
-            errors: sum of squared distances to those.
+            counts: number of vectors of every codeword, `[K]`.
+            sums: their sums, `[K, dim]`.
+            errors: sum of all squared distances to the codewords.
         """
         kept = self.config.decay
-        counts = torch.bincount(codes, minlength=len(self.counts)).to(self.counts)
-        if distributed.world_size() > 1:
-            sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
-            counts, sums, errors = distributed.sums(counts, sums, errors)
-            self.sums.mul_(kept).add_(sums, alpha=1 - kept)
-        else:
-            self.sums.mul_(kept).index_add_(0, codes, x, alpha=1 - kept)
+        self.sums.mul_(kept).add_(sums, alpha=1 - kept)
         self.counts.mul_(kept).add_(counts, alpha=1 - kept)
         self.distortion.lerp_(errors / counts.sum(), 1 - kept)
         # Those that nothing has used for long keep their place: sums fade as counts do.
@@ -276,6 +274,8 @@ class ResidualVectorQuantizer(nn.Module):
         left_over, distances = torch.zeros_like(x), x.new_zeros(())
         back = order.argsort()
         restarts = self.training and int(self.n_steps) % self.config.restart_every == 0
+        seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        candidates: list[Tensor] = []
         for i in range(int(depths.max())):
             active, active_everywhere = int((depth > i).sum()), int((depths > i).sum())
             vectors = residual[:active]
@@ -286,9 +286,9 @@ class ResidualVectorQuantizer(nn.Module):
             if restarts and together:
                 everywhere = distributed.whole_batch(residual[back])
                 first = depths.argsort(descending=True, stable=True)[:active_everywhere]
-                candidates = everywhere[first].reshape(-1, self.config.dim)
-            else:
-                candidates = flat
+                candidates.append(everywhere[first].reshape(-1, self.config.dim))
+            elif restarts:
+                candidates.append(flat)
             vectors -= stage.codebook[index].view_as(vectors)
             # Gradients are averaged over processes, so that the mean over all takes their number.
             weight = len(depths) // len(x) / (active_everywhere * x.shape[1])
@@ -296,9 +296,14 @@ class ResidualVectorQuantizer(nn.Module):
             distances += errors * weight
             left_over[:active].add_(vectors, alpha=weight)
             if self.training:
-                stage.update(flat, index, errors)
-                if restarts:
-                    stage.restart_dead(candidates)
+                seen.append((*stage.assigned(flat, index), errors))
+        if together:  # in one exchange: processes wait for each other once
+            sums = distributed.sums(*(tensor for stage_saw in seen for tensor in stage_saw))
+            seen = list(zip(sums[::3], sums[1::3], sums[2::3], strict=True))
+        for i, stage_saw in enumerate(seen):
+            self._stage(i).update(*stage_saw)
+        for i, vectors in enumerate(candidates):
+            self._stage(i).restart_dead(vectors)
         if restarts:  # whatever their processors: no process's codebooks stray from the others'
             distributed.copy_first(self.buffers())
         gradient = left_over[back] * (2 / scale)
