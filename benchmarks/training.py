@@ -7,6 +7,7 @@ peer is measured: published codecs come without training programs that run on a 
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,9 +31,10 @@ def median(work: Callable[[], object], n: int) -> float:
     return float(np.median(times))
 
 
-def trainer(config: TrainConfig, data: list[Path], adversarial: bool) -> Trainer:
+def trainer(config: TrainConfig, data: list[Path], adversarial: bool, in_turn: bool) -> Trainer:
     """A trainer whose codebooks stand and that is past its first steps."""
-    schedule = replace(config.schedule, adversarial_start=0.0 if adversarial else 1.0)
+    start = 0.0 if adversarial else 1.0
+    schedule = replace(config.schedule, adversarial_start=start, in_turn=in_turn)
     quantizer = replace(config.model.quantizer, warmup_vectors=0, init_vectors=3_000)
     config = replace(config, schedule=schedule, model=replace(config.model, quantizer=quantizer))
     made = Trainer(config, data, Path(tempfile.mkdtemp()))
@@ -49,11 +51,12 @@ def main() -> None:
     config = read_config(shipped_config(options.config))
     hop, rate = config.model.network.hop_length, config.model.network.sample_rate
     seconds = config.data.batch_size * config.data.crop_frames * hop / rate
-    for adversarial in (False, True):
-        run = trainer(config, options.data, adversarial)
+    for in_turn, adversarial in itertools.product((False, True), repeat=2):
+        run = trainer(config, options.data, adversarial, in_turn)
         audio = torch.from_numpy(run.crops.batch(0)).to(run.device)
         step = median(lambda run=run, audio=audio: run.train_step(audio), 20)
         name = "with discriminators" if adversarial else "reconstruction losses alone"
+        name += ", in turn" if in_turn else ", all at once"
         print(f"{name}: {seconds / step:.0f} audio-seconds/s ({1000 * step:.0f} ms a step)")
     output = audio.clone().requires_grad_()
 
