@@ -69,12 +69,14 @@ def main() -> None:
         torch.autograd.grad(sum(run.losses(output, audio).values()), output)
 
     def quantizer() -> None:
-        run.model.quantizer(torch.randn(len(audio), config.data.crop_frames + 2, 128))
+        with run.autocast(), torch.no_grad():
+            latents = run.model.encode(audio)
+            run.model.quantizer(latents)
 
     parts = {
         "network, forward and backward": network,
         "reconstruction losses, forward and backward": losses,
-        "quantizer": quantizer,
+        "encoder alone and quantizer": quantizer,
     }
     if "muon" in run.optimizers:
         parts["Muon"] = run.optimizers["muon"].step
