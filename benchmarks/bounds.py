@@ -29,7 +29,7 @@ def latents_of(codec: rvq.Codec, path: Path) -> Doubles:
     if rate != runtime.sample_rate:
         raise SystemExit(f"{path} is not at {runtime.sample_rate} Hz")
     whole = audio[:1, : audio.shape[1] // runtime.hop_length * runtime.hop_length]
-    return runtime.encode(np.ascontiguousarray(whole), runtime.start("encoder", 1))[0].astype(float)
+    return runtime.encode_whole(whole)[0].astype(float)
 
 
 def bound(covariance: Doubles, bits: float) -> float:

@@ -95,7 +95,7 @@ def latents(folder: Path, n: int, model: str) -> np.ndarray:
         whole = audio[: len(audio) // runtime.hop_length * runtime.hop_length]
         if not len(whole):
             continue
-        parts.append(runtime.encode(whole[None], runtime.start("encoder", 1))[0])
+        parts.append(runtime.encode_whole(whole[None])[0])
         count += len(parts[-1])
         if count >= n:
             break

@@ -181,7 +181,7 @@ def rotated(x: Tensor, quantized: Tensor) -> Tensor:
 def latents(runtime: object, audio: np.ndarray) -> np.ndarray:
     """Latents of one recording at the model's rate, `[n, dim]`."""
     whole = audio[: len(audio) // runtime.hop_length * runtime.hop_length]
-    return runtime.encode(whole[None], runtime.start("encoder", 1))[0]
+    return runtime.encode_whole(whole[None])[0]
 
 
 def main() -> None:

@@ -59,6 +59,8 @@ def main() -> None:
         name += ", in turn" if in_turn else ", all at once"
         print(f"{name}: {seconds / step:.0f} audio-seconds/s ({1000 * step:.0f} ms a step)")
     output = audio.clone().requires_grad_()
+    with torch.no_grad(), run.autocast():
+        latents = run.model.encode(audio)
 
     def network() -> None:
         with run.autocast():
@@ -69,14 +71,13 @@ def main() -> None:
         torch.autograd.grad(sum(run.losses(output, audio).values()), output)
 
     def quantizer() -> None:
-        with run.autocast(), torch.no_grad():
-            latents = run.model.encode(audio)
+        with run.autocast():
             run.model.quantizer(latents)
 
     parts = {
         "network, forward and backward": network,
-        "reconstruction losses, forward and backward": losses,
-        "encoder alone and quantizer": quantizer,
+        "reconstruction losses at all resolutions, forward and backward": losses,
+        "quantizer": quantizer,
     }
     if "muon" in run.optimizers:
         parts["Muon"] = run.optimizers["muon"].step

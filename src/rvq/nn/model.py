@@ -187,7 +187,9 @@ class CodecModel(nn.Module):
         late = self.config.network.delay * self.config.network.hop_length
         return audio[:, late : late + n_samples]
 
-    def forward(self, audio: Tensor, n_codebooks: int | None = None) -> tuple[Tensor, Quantized]:
+    def forward(
+        self, audio: Tensor, n_codebooks: int | Tensor | None = None
+    ) -> tuple[Tensor, Quantized]:
         """Audio `[batch, n_samples]` -> its reconstruction, and what the quantizer did."""
         quantized = self.quantizer(self.encode(audio), n_codebooks)
         return self.decode(quantized.latents, audio.shape[1]), quantized

@@ -200,7 +200,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = top * rate
         with self.autocast():
-            output, quantized = self._reconstruct(audio)
+            output, quantized = self.model(audio, self._depths())
         output = output.float()
         # Losses act on a leaf, so that each one's gradient at the output is had by itself.
         reconstruction = output.detach().requires_grad_()
@@ -236,15 +236,12 @@ class Trainer:
             distributed.copy_first([*self.model.parameters(), *self.discriminator.parameters()])
         return logs
 
-    def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Quantized]:
-        """What the model makes of `[batch, n_samples]`, and what its quantizer did."""
+    def _depths(self) -> Tensor | None:
+        """Codebooks of every item, for a quantizer that does not learn; None for one that draws."""
         if not self.config.decoder_only:
-            return self.model(audio)
-        quantizer = self.model.quantizer
-        depths = quantizer.random_depths(self.config.data.batch_size, audio.device)
-        with torch.no_grad():
-            quantized = quantizer(self.model.encode(audio), depths[self.rows])
-        return self.model.decode(quantized.latents, audio.shape[1]), quantized
+            return None
+        batch_size = self.config.data.batch_size
+        return self.model.quantizer.random_depths(batch_size, self.device)[self.rows]
 
     @property
     def _turn(self) -> int | None:
