@@ -20,6 +20,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["made.txt"]
 
 
+def test_names_as_long_as_names_can_be(tmp_path):
+    path = tmp_path / ("ä" * 124 + ".rvq")
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    too_long = tmp_path / ("ä" * 130 + ".rvq")
+    with pytest.raises(InputError, match="too long"), replacing(too_long) as temporary:
+        temporary.write_text("whole")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_links_are_followed(tmp_path):
     (tmp_path / "there").mkdir()
     target, link = tmp_path / "there" / "target.txt", tmp_path / "link.txt"

@@ -7,6 +7,10 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+_SHOWN = 80
+"""Characters of a value that a message repeats; a longer one is likely no value but a file."""
+
+
 class RvqError(Exception):
     """Base of all errors raised for bad input; its message is one sentence that says what to do."""
 
@@ -33,6 +37,7 @@ def first_problem(error: "ValidationError", *, unnamed: Collection[str] = ()) ->
     first = error.errors()[0]
     where = ".".join(str(step) for step in first["loc"] if step not in unnamed) or "the file"
     value = first["input"]
-    got = f", got {value!r}" if isinstance(value, bool | int | float | str) else ""
+    shown = repr(value) if isinstance(value, bool | int | float | str) else ""
+    got = f", got {shown}" if 0 < len(shown) <= _SHOWN else ""
     what = first["msg"][:1].lower() + first["msg"][1:]
     return f"{where}: {what}{got}"

@@ -1,9 +1,10 @@
 """The one way files are written: under a temporary name first, so that none is ever half there."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rvq.errors import InputError
@@ -18,22 +19,26 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         InputError: there is no such folder, it cannot be written, or the disk is full.
     """
-    direct = path.exists() and not path.is_file() and not path.is_dir()
+    # os.path, to which a name that is too long is just one that is not there.
+    direct = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
     if not direct:
-        path = path.resolve() if path.is_symlink() else path
+        path = path.resolve() if os.path.islink(path) else path
         check_folder(path)
-    written = path if direct else path.with_name(f".{os.getpid()}-{path.name}")
+    # Short whatever the name: one of the greatest length leaves no room for more.
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    written = path if direct else path.with_name(f".{os.getpid()}-{name}{path.suffix}")
     try:
         yield written
         if not direct:
-            if path.is_file():
+            if os.path.isfile(path):
                 shutil.copymode(path, written)
             written.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         if not direct:
-            written.unlink(missing_ok=True)
+            with suppress(OSError):  # it says nothing new, and would hide what went wrong
+                written.unlink()
 
 
 def check_folder(path: Path) -> None:

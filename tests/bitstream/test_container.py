@@ -1,6 +1,7 @@
 import io
 import os
 import tracemalloc
+import zlib
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from safetensors.numpy import save
 
 from rvq.bitstream.container import FRAMES_PER_BLOCK, Reader, Writer, dumps, loads, trim
 from rvq.bitstream.entropy import EntropyModel
-from rvq.bitstream.header import Header
+from rvq.bitstream.header import HEADER_SIZE, Header
 from rvq.errors import FormatError, InputError, ModelError
 
 MODEL = EntropyModel(save(tensors(5, 8)))
@@ -117,6 +118,15 @@ def test_codes_need_the_right_entropy_model_and_cutting_none(small_model):
         dumps(random_codes(1, 10, 4), entropy=small_model)
 
 
+def respelled(data):
+    """A file whose metadata are `{"title": "x"}`, with a space that this package leaves out."""
+    old, new = b'{"title":"x"}', b'{"title": "x"}'
+    fixed = data[: HEADER_SIZE - 6] + len(new).to_bytes(2, "little")
+    fixed += zlib.crc32(fixed).to_bytes(4, "little")
+    text = new + zlib.crc32(new).to_bytes(4, "little")
+    return fixed + text + data[HEADER_SIZE + len(old) + 4 :]
+
+
 def test_appending_refuses_what_it_cannot_go_on_with(small_model):
     data = bytearray(dumps(random_codes(1, 100, 3), entropy=small_model))
     other = EntropyModel(save(tensors(seed=1)))
@@ -127,6 +137,13 @@ def test_appending_refuses_what_it_cannot_go_on_with(small_model):
             with pytest.raises(ModelError):
                 Writer.append(file, wrong)
             assert file.getvalue() == whole
+    title = dumps(random_codes(1, 100, 3), metadata={"title": "x"})
+    spelled = respelled(title)
+    np.testing.assert_array_equal(loads(spelled).indices, loads(title).indices)
+    assert Reader(io.BytesIO(spelled)).header.metadata == {"title": "x"}
+    with pytest.raises(FormatError, match="spelled"):
+        Writer.append(file := io.BytesIO(spelled))
+    assert file.getvalue() == spelled
     data[80] ^= 1  # which reading puts right, but a new checksum would hide
     with pytest.raises(FormatError, match="damaged"):
         Writer.append(io.BytesIO(data), small_model)

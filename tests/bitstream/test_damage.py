@@ -30,6 +30,7 @@ def test_the_search_behind_damage_ends(monkeypatch):
     np.testing.assert_array_equal(indices[1], codes.indices[:, 1_000:2_000])
     examined = []
     monkeypatch.setattr(blocks, "_EXAMINED", 10_000)
+    monkeypatch.setattr(blocks, "_EXAMINED_PER_BYTE", 0)
     block = blocks.Framing.block
 
     def counted(self, layer, sized, check):
@@ -42,6 +43,28 @@ def test_the_search_behind_damage_ends(monkeypatch):
     assert sum(examined) < 10_000 + 2 * 2_000 * 3
 
 
+def test_the_search_behind_damage_passes_every_place_once(monkeypatch):
+    """Though every block has a first layer that cannot be put right and a last one that is."""
+    codes = random_codes(1, 2_000, 2, 8)
+    data = bytearray(write(codes, (), 10))
+    at = HEADER_SIZE
+    for stored in Reader(io.BytesIO(data)).payloads():
+        data[at + 5 : at + 9] = bytes(byte ^ 255 for byte in data[at + 5 : at + 9])
+        at += len(write_layers(stored))
+    places = []
+    begins = blocks._BlockReader._begins
+
+    def counted(self, offset, least):
+        places.append(offset)
+        return begins(self, offset, least)
+
+    monkeypatch.setattr(blocks._BlockReader, "_begins", counted)
+    found = list(Reader(io.BytesIO(data)).payloads())
+    assert [block.layers[0] for block in found] == [None] * 200
+    assert all(block.layers[1] for block in found)
+    assert len(places) < 2 * len(data)
+
+
 def sample(variable=False, n_frames=29, channels=2):
     codes = random_codes(channels, n_frames, 3, 3, variable=variable)
     # Skewed, so that entropy coding is worth it and streams are not simply packed.
@@ -52,7 +75,7 @@ def sample(variable=False, n_frames=29, channels=2):
 def layer_spans(data):
     """Where every layer of every block stands, in order."""
     reader = Reader(io.BytesIO(data))
-    at, spans = reader.header.size, []
+    at, spans = reader.header_size, []
     for stored in reader.payloads():
         for layer in range(len(stored.layers)):
             size = len(write_layers(replace(stored, layers=stored.layers[: layer + 1])))

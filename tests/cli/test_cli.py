@@ -80,6 +80,13 @@ def test_what_is_left_of_a_damaged_file_has_its_own_status(compressed, tmp_path)
     assert run.returncode == 3
     assert "the end is missing" in run.stdout
     assert "saved" not in run.stdout  # what is missing is no saving
+    run = rvq("trim", short, tmp_path / "cut.rvq", "--codebooks", 1)
+    assert run.returncode == 3
+    assert "is damaged, and so is" in run.stderr
+    short.write_bytes(compressed.read_bytes() + b"more")
+    run = rvq("info", short)
+    assert run.returncode == 3
+    assert "follow the end" in run.stdout
     short.write_bytes(compressed.read_bytes()[:52])
     assert "the file is cut short" in rvq("info", short).stdout
 
@@ -216,6 +223,9 @@ def test_a_full_disk_leaves_nothing(compressed, tmp_path):
         ("train", "speech_24khz", "--data", "."),
         ("export", "text.wav", "folder"),
         ("data", "prepare", "nonesuch", "out"),
+        ("encode", "text.wav", "ä" * 130 + ".rvq"),
+        ("info", "ä" * 130),
+        ("tokenize", ".", "out", "--shard-mb", "nan"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(tmp_path, arguments):

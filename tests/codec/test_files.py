@@ -9,9 +9,10 @@ import soundfile
 from rvq.bitstream.blocks import write_layers
 from rvq.bitstream.container import Reader, dumps
 from rvq.codec.codec import Codec
+from rvq.codec.decoding import FileDecoder
 from rvq.codec.files import codec_for, decode_file, encode_file
 from rvq.codec.models import shipped
-from rvq.errors import InputError, ModelError, RvqError
+from rvq.errors import FormatError, InputError, ModelError, RvqError
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_damage_is_confined_and_reported(codec, several_blocks):
         reader = Reader(file)
         header = reader.header
         first = next(reader.payloads())
-    at = header.size + len(write_layers(first)) + 8  # first layer of the second block
+    at = reader.header_size + len(write_layers(first)) + 8  # first layer of the second block
     target = several_blocks.with_name("damaged.wav")
     before = soundfile.read(whole)[0]
     for bits, lost in ((4, 0), (3, 1)):  # one bit is put right, two are not
@@ -101,6 +102,42 @@ def test_recording_with_a_broken_tail(codec, speech, tmp_path):
     back = tmp_path / "back.wav"
     decode_file(codec, target, back)
     assert soundfile.info(back).frames == pytest.approx(50_000, abs=30)
+
+
+def test_recording_that_breaks_off(codec, speech, tmp_path):
+    source, target = tmp_path / "hole.flac", tmp_path / "out.rvq"
+    soundfile.write(source, np.tile(speech, 5).T, 24_000)
+    data = bytearray(source.read_bytes())
+    middle = len(data) // 3
+    data[middle : middle + 50] = bytes(50)
+    source.write_bytes(data)
+    assert encode_file(codec, source, target, bitrate=3).startswith("damaged after 5.")
+    with target.open("rb") as file:
+        assert 5 < Reader(file).header.duration < 6
+
+
+def test_codes_that_the_model_cannot_have(codec, speech, tmp_path):
+    codes = codec.encode(speech[:, :8000], 24_000, bitrate=1.5)
+    path = tmp_path / "made.rvq"
+    path.write_bytes(dumps(replace(codes, codebook_size=2048)))
+    with pytest.raises(FormatError, match="2048 codewords, and its model has 18 of 1024"):
+        decode_file(codec, path, tmp_path / "made.wav")
+    assert not (tmp_path / "made.wav").exists()
+
+
+def test_long_blocks_are_decoded_in_slices(codec, speech, tmp_path):
+    """And frames beyond the last sample cost nothing, however many a header claims."""
+    codes = codec.encode(np.tile(speech[:, :24_000], (60, 1)), 24_000, bitrate=0.75)
+    path, target = tmp_path / "made.rvq", tmp_path / "made.wav"
+    path.write_bytes(dumps(codes, frames_per_block=80))
+    pieces = []
+    with path.open("rb") as file:
+        pieces += FileDecoder(codec, file).pieces()
+    assert max(piece.shape[1] for piece in pieces) < 24_000 * 55 / 75
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), codec.decode(codes))
+    path.write_bytes(dumps(replace(codes, n_samples=0)))
+    assert decode_file(codec, path, target).noticed is False
+    assert soundfile.info(target).frames == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"not audio at all" * 20, b"RIFF\0\0\0\0WAVE"])

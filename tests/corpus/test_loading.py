@@ -96,6 +96,16 @@ def test_shuffling_depends_on_seed_and_epoch_alone(folder, rows):
     assert plain == list(rows)
 
 
+def test_workers_that_live_on_hear_of_the_epoch(folder):
+    stream = CodesStream(folder, shuffle=8)
+    loader = DataLoader(stream, batch_size=None, num_workers=1, persistent_workers=True)
+    orders = []
+    for stream.epoch in (0, 1):
+        orders.append([(e.key, e.channel, e.start) for e in loader])
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
 @pytest.mark.parametrize("layout", [Flat(4), Delay(4)])
 def test_batches_are_padded_and_come_back(folder, layout):
     loader = DataLoader(CodesDataset(folder), batch_size=7, collate_fn=Collate(layout))

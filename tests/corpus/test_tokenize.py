@@ -1,6 +1,7 @@
 """Recordings -> Parquet: complete, exact, the same bytes however often it was killed."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from rvq import Codec
 from rvq.codec.files import AUDIO_ENDINGS
 from rvq.corpus.detokenize import detokenize
 from rvq.corpus.encoding import Task, write_shard
+from rvq.corpus.loading import CodesStream
 from rvq.corpus.plan import Settings, make_plan
 from rvq.corpus.sources import CORPUS_ENDINGS, list_sources
 from rvq.corpus.tokenize import tokenize
@@ -220,6 +222,24 @@ def test_mono_averages_the_channels(recordings, tmp_path, codec):
 def by_key(corpus):
     rows = pd.concat([pd.read_parquet(path) for path in corpus.shards])
     return {(row.key, row.channel): np.stack(row.codes) for row in rows.itertuples()}
+
+
+def test_tars_of_odd_names_and_broken_json(recordings, tmp_path):
+    tar = tmp_path / "odd.tar"
+    with tarfile.open(tar, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name, json_text in (("café", b'{"text": "tr'), ("list", b"[1]"), ("good", b'{"a": 1}')):
+            archive.add(next(recordings.rglob("1.flac")), f"{name}.flac")
+            entry = tarfile.TarInfo(f"{name}.json")
+            entry.size = len(json_text)
+            archive.addfile(entry, io.BytesIO(json_text))
+    done = tokenize(tmp_path, tmp_path / "out", bitrate=1.5, workers=1)
+    assert not done.skipped
+    examples = list(CodesStream(tmp_path / "out"))
+    assert {example.key: example.metadata for example in examples} == {
+        "odd.tar/caf\\xe9.flac": {"json": '{"text": "tr'},
+        "odd.tar/list.flac": {"json": "[1]"},
+        "odd.tar/good.flac": {"a": 1},
+    }
 
 
 def test_tars_give_the_codes_of_their_members(by_key, recordings, tmp_path):

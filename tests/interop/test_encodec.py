@@ -313,7 +313,7 @@ def test_imported_segments_run_without_torch(hugging_face, clips, tmp_path, run_
     np.testing.assert_allclose(decoded.T, output.clamp(-1, 1).numpy(), atol=1e-4)
     data = bytearray(cut.read_bytes())
     with cut.open("rb") as stream:
-        first = Reader(stream).header.size
+        first = Reader(stream).header_size
     data[first + 20 : first + 30] = bytes(10)  # the first of two blocks, which is then silent
     cut.write_bytes(data)
     run_rvq("decode", cut, back, "--force", "--model", model)

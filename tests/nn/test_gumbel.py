@@ -50,6 +50,12 @@ def test_diversity_is_least_where_all_codewords_are_used(layer):
         assert float(layer(x).diversity) == pytest.approx(1 - 1 / 16)
 
 
+def test_diversity_has_a_gradient_where_codewords_are_out_of_reach(layer):
+    x = 1000 * torch.randn(1, 2, layer.logits.in_features)
+    layer(x).diversity.backward()
+    assert layer.logits.weight.grad.isfinite().all()
+
+
 def test_it_learns_through_its_choice(layer):
     """Latents around sixteen centres: logits and codewords come to reproduce them."""
     centres = torch.randn(16, 8) * 2

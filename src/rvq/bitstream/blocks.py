@@ -18,8 +18,9 @@ from rvq.bitstream.header import CRC, Header
 _READ_SIZE = 2**16
 _SEARCHED = 2**17
 """Bytes behind damage in which the next whole block is looked for."""
-_EXAMINED = 2**28
-"""Bytes of what may be layers that the search examines; only long layers make it end early."""
+_EXAMINED, _EXAMINED_PER_BYTE = 2**28, 2**12
+"""Bytes of what may be layers that searches in a file examine, and for each byte passed: more only
+where somebody made long layers for it."""
 _AHEAD = 128
 """How many blocks may be missing where that search finds one."""
 
@@ -133,6 +134,8 @@ class _BlockReader:
         self._source = source
         self._header = header
         self._framing = Framing2() if header.version == 2 else Framing()
+        self._passed = 0  # bytes of blocks behind
+        self._searched = 0  # up to where, counted likewise, no block begins
         self._examined = 0
 
     def blocks(self, index: int) -> Iterator[StoredBlock]:
@@ -147,6 +150,7 @@ class _BlockReader:
                 return
             offset, next_index = following
             self._source.advance(offset)
+            self._passed += offset
             for lost in range(index + 1, next_index):
                 yield StoredBlock(lost, header.block_frames(lost), (None,) * header.n_codebooks)
             index = next_index
@@ -227,13 +231,17 @@ class _BlockReader:
                 break
             good += length
         found = None
-        self._examined = 0
-        for offset in range(good, good + _SEARCHED):
-            if self._examined > _EXAMINED or not source.available(offset + 2):
+        allowed = _EXAMINED + _EXAMINED_PER_BYTE * self._passed
+        first = good
+        if index + 1 < header.n_blocks:  # behind the last block anything may end the file
+            first = max(good, self._searched - self._passed)
+        for offset in range(first, good + _SEARCHED):
+            if self._examined > allowed or not source.available(offset + 2):
                 break
             if (number := self._begins(offset, index + 1)) is not None:
                 found = offset, number
                 break
+            self._searched = self._passed + offset + 1
         if whole and (found is None or found[1] > index + 1):
             trusted = layers[-1] is not None or index + 1 == header.n_blocks
             return (end, index + 1) if trusted else found

@@ -150,7 +150,7 @@ class Header:
 
     def longest_layer(self, frames: int) -> int:
         """The most bytes that one layer of a block of that many frames may have."""
-        # A code takes at most 26 bits of the range coder, and its presence less than 18.
+        # Of the range coder a code takes at most 31 bits, and its presence less than 17.
         return self.channels * frames * 6 + 8 if self.variable else self.packed_layer(frames)
 
     @property
@@ -158,12 +158,6 @@ class Header:
         if not self.metadata:
             return b""
         return json.dumps(self.metadata, ensure_ascii=False, separators=(",", ":")).encode()
-
-    @property
-    def size(self) -> int:
-        """Bytes from the start of the file to the first block."""
-        text = self._metadata_bytes
-        return HEADER_SIZE + (len(text) + CRC.size if text else 0)
 
     def to_bytes(self) -> bytes:
         """The header as it stands in the file, metadata included."""
@@ -205,7 +199,8 @@ class Header:
         check_magic(fixed)
         if len(fixed) < HEADER_SIZE:
             raise FormatError(
-                f"this .rvq file ends inside its header, after {len(fixed)} of {HEADER_SIZE} bytes"
+                f"this .rvq file ends inside its header, after {len(fixed)} of {HEADER_SIZE} bytes: "
+                "copy it again"
             )
         if not _sealed(fixed):
             raise FormatError(
@@ -270,6 +265,8 @@ def check_magic(data: bytes) -> None:
     Raises:
         FormatError: so it is.
     """
+    if not data:
+        raise FormatError("not an .rvq file: it is empty; copy it again")
     if not data.startswith(MAGIC):
         raise FormatError(f"not an .rvq file: it starts with {data[:4]!r}, not {MAGIC!r}")
     if len(data) > 4 and data[4] > VERSION:

@@ -49,6 +49,7 @@ class Reader:
 
     Attributes:
         header: what the header says.
+        header_size: bytes that it takes in this file.
         whole: whether the checksum of all blocks agrees; None until the last of them has been read
             in one go from the first. Always None for version 1, whose blocks have their own.
         added_to: whether bytes follow the end of the file; None as long as `whole`.
@@ -66,7 +67,7 @@ class Reader:
         self.added_to: bool | None = None
         self.cut_short = False
         self._source = Source(file, self._start)
-        self.header, self._size = self._read_header()
+        self.header, self.header_size = self._read_header()
         self._next = 0  # block that a pipe stands at
 
     def _read_header(self) -> tuple[Header, int]:
@@ -116,7 +117,7 @@ class Reader:
     def _payloads(self, first: int) -> Iterator[StoredBlock]:
         source = self._source
         if self._start is not None:
-            source, self._next = Source(self._file, self._start + self._size), 0
+            source, self._next = Source(self._file, self._start + self.header_size), 0
         source.crc = 0
         from_start = self._next == 0
         read = read_blocks if self.header.version > 1 else version1.read_blocks

@@ -17,6 +17,7 @@ class Survey:
         weakened: other blocks with damaged or missing layers.
         whole: whether the file's checksum agrees; None if it has none or was not reached.
         cut_short: whether the file ends before its end.
+        added_to: whether bytes follow its end.
     """
 
     header: Header
@@ -25,12 +26,14 @@ class Survey:
     weakened: int
     whole: bool | None
     cut_short: bool
+    added_to: bool
 
     @property
     def damaged(self) -> bool:
         """Whether anything at all is wrong."""
         lost = self.lost + self.weakened > 0
-        return lost or self.cut_short or self.header.repaired or self.whole is False
+        wrong = self.cut_short or self.added_to or self.whole is False
+        return lost or wrong or self.header.repaired
 
     @property
     def payload(self) -> int:
@@ -49,5 +52,11 @@ def survey(reader: Reader) -> Survey:
         for layer, data in enumerate(stored.layers):
             layers[layer] += len(data or b"")
     return Survey(
-        header, tuple(layers), header.n_blocks - found, weakened, reader.whole, reader.cut_short
+        header=header,
+        layers=tuple(layers),
+        lost=header.n_blocks - found,
+        weakened=weakened,
+        whole=reader.whole,
+        cut_short=reader.cut_short,
+        added_to=bool(reader.added_to),
     )

@@ -18,6 +18,8 @@ from rvq.errors import FormatError, InputError
 
 FRAMES_PER_BLOCK = 375
 """Five seconds of the default model: the container then takes about 1% of a bitrate."""
+_PIECE = 2**20
+"""Bytes of a file that are read at once."""
 
 
 class Writer:
@@ -124,6 +126,12 @@ class Writer:
             )
         if header.repaired:
             raise FormatError("this .rvq file is damaged: nothing can be appended to it")
+        if len(header.to_bytes()) != reader.header_size:
+            raise FormatError(
+                "the metadata of this .rvq file are spelled as this program does not, and there is "
+                "no room for it to do so: `rvq trim` to all its codebooks makes a file of it that "
+                "can be appended to"
+            )
         held, size = None, 0
         for stored in reader.payloads():
             if not stored.intact or stored.end:
@@ -146,8 +154,9 @@ class Writer:
         if pending is not None:
             writer._pending[:, :rest] = pending
         writer._n_frames = header.n_frames
-        file.seek(start + header.size)
-        writer._crc = zlib.crc32(file.read(size))
+        file.seek(start + reader.header_size)
+        for done in range(0, size, _PIECE):
+            writer._crc = zlib.crc32(file.read(min(_PIECE, size - done)), writer._crc)
         file.truncate()
         return writer
 

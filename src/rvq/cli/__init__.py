@@ -29,6 +29,12 @@ def _run() -> None:
     except RvqError as error:
         print(f"rvq: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # Of a path that only the system knows to be wrong: too long, a loop of links, no access.
+        print(f"rvq: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:
         sys.exit(_interrupted() if end.code == INTERRUPTED else end.code)
 

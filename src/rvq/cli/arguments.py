@@ -13,7 +13,10 @@ from rvq.model_folder import CARD
 Model = Annotated[str, typer.Option(help="Name of a model of the package, or a model folder.")]
 DecodingModel = Annotated[
     str | None,
-    typer.Option(help="Likewise; default the package's model that the codes were made with."),
+    typer.Option(
+        help="Name of a model of the package, or a model folder; default the package's model that "
+        "the codes were made with."
+    ),
 ]
 LanguageModel = Annotated[
     Path | None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Force, LanguageModel, Model, check_output, progress_bar
+from rvq.cli.arguments import IN_PART, Force, LanguageModel, Model, check_output, progress_bar
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.models import DEFAULT_MODEL
 from rvq.errors import InputError
@@ -39,7 +39,7 @@ def encode(
     language_model: LanguageModel = None,
     force: Force = False,
 ) -> None:
-    """Compress a recording."""
+    """Compress a recording; exit status 3 if it breaks off and what came before was compressed."""
     from rvq.bitstream.container import Reader
     from rvq.codec.codec import Codec
     from rvq.codec.files import AUDIO_ENDINGS, encode_file, open_rvq
@@ -67,7 +67,7 @@ def encode(
         raise InputError("only .ecdc files are coded with a language model; name the output .ecdc")
     codec = Codec.load(model, threads=0)
     with progress_bar(f"encoding {source.name}") as report:
-        encode_file(
+        broken = encode_file(
             codec,
             source,
             target,
@@ -86,3 +86,6 @@ def encode(
         f"{target}: {size} bytes, {size * 8 / 1000 / header.duration:.2f} kbps, "
         f"{pcm / size:.1f} times smaller than 16-bit PCM ({pcm} bytes)"
     )
+    if broken:
+        typer.echo(f"rvq: {source} is {broken}; what came before is in {target}", err=True)
+        raise typer.Exit(IN_PART)

@@ -56,6 +56,8 @@ def info(source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")])
         rows["blocks"] = f"{rows['blocks']}, {found.weakened} without some layers"
     if found.cut_short:
         rows["damage"] = "the file is cut short"
+    elif found.added_to:
+        rows["damage"] = "bytes that are none of it follow the end of the file"
     elif header.repaired or found.whole is False:
         rows["damage"] = "the header or a checksum is damaged, or the end is missing"
     rows |= {

@@ -7,6 +7,7 @@ import typer
 
 from rvq.cli.arguments import Model
 from rvq.codec.models import DEFAULT_MODEL
+from rvq.errors import InputError
 
 
 def tokenize(
@@ -31,6 +32,8 @@ def tokenize(
     from rvq.cli.tally import tally
     from rvq.corpus.tokenize import tokenize as run
 
+    if shard_mb is not None and not 2**-20 <= shard_mb < 2**20:
+        raise InputError(f"--shard-mb must be a number of MiB below {2**20}, got {shard_mb}")
     with tally(source) as report:
         done = run(
             source,

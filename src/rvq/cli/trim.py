@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Force, check_output
+from rvq.cli.arguments import IN_PART, Force, check_output
 from rvq.errors import InputError
 
 
@@ -18,8 +18,13 @@ def trim(
     codebooks: Annotated[int | None, typer.Option(help="Or codebooks to keep.")] = None,
     force: Force = False,
 ) -> None:
-    """Cut a compressed file to a lower bitrate without decoding it."""
+    """Cut a compressed file to a lower bitrate without decoding it.
+
+    Exit status 3 if it is damaged, and so what was cut from it.
+    """
+    from rvq.bitstream.container import Reader
     from rvq.bitstream.container import trim as cut
+    from rvq.bitstream.survey import survey
     from rvq.codec.files import open_rvq
     from rvq.replacing import replacing
 
@@ -28,9 +33,17 @@ def trim(
         raise InputError("say how far to cut: either --bitrate or --codebooks")
     with open_rvq(source) as whole, replacing(target) as temporary, temporary.open("wb") as file:
         header = cut(whole, file, n_codebooks=codebooks, bitrate=bitrate)
+        damaged = header.repaired
+        if whole.seekable():
+            whole.seek(0)
+            damaged = survey(Reader(whole)).damaged
+    typer.echo(f"{target}: {target.stat().st_size} bytes")
     if header.repaired:
         typer.echo(
             f"rvq: the header of {source} was damaged: it was put right, or its metadata left out",
             err=True,
         )
-    typer.echo(f"{target}: {target.stat().st_size} bytes")
+    elif damaged:
+        typer.echo(f"rvq: {source} is damaged, and so is {target}: see `rvq info`", err=True)
+    if damaged:
+        raise typer.Exit(IN_PART)

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,9 +11,10 @@ import soundfile
 
 from rvq.bitstream.container import Reader, Writer
 from rvq.codec.codec import Codec
+from rvq.codec.decoding import Damage, FileDecoder
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.models import find_by_hash
-from rvq.errors import FormatError, InputError
+from rvq.errors import InputError
 from rvq.replacing import replacing
 
 Progress = Callable[[float], None]
@@ -27,23 +27,6 @@ AUDIO_ENDINGS = frozenset(
 _SECONDS_PER_READ = 10
 _FORMATS = {name: name for name in soundfile.available_formats() if name != "RAW"}
 _FORMATS |= {"OGA": "OGG", "OPUS": "OGG", "AIF": "AIFF"}
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What could not be decoded.
-
-    Attributes:
-        n_blocks: blocks of the file.
-        lost: damaged or missing blocks; they are concealed in the output.
-        weakened: blocks that lost some layers, and sound as at a lower bitrate.
-        noticed: whether anything at all was wrong: header, metadata or checksums too.
-    """
-
-    n_blocks: int
-    lost: int
-    weakened: int = 0
-    noticed: bool = False
 
 
 @contextmanager
@@ -71,10 +54,10 @@ def encode_file(
     beam_size: int = BEAM_SIZE,
     metadata: Mapping[str, str] | None = None,
     progress: Progress = lambda share: None,
-) -> None:
+) -> str | None:
     """Compress any file that soundfile reads.
 
-    A recording with a broken tail is compressed as far as it can be read.
+    A recording that breaks off is compressed as far as it can be read.
 
     Args:
         codec: the model.
@@ -86,6 +69,9 @@ def encode_file(
         beam_size: of the search; see `Codec.encode`.
         metadata: title, artist and the like, text by name.
         progress: called with the share of the recording that is done.
+
+    Returns:
+        What is wrong with a recording that breaks off, and where; None if it is whole.
 
     Raises:
         InputError: not audio, empty, not finite, or not to be read or written.
@@ -114,16 +100,18 @@ def encode_file(
                 metadata=codec.file_metadata(metadata),
                 frames_per_block=codec.runtime.frames_per_block,
             )
-            for block in _blocks(audio):
+            blocks = SampleBlocks(audio)
+            for block in blocks:
                 if not np.isfinite(block).all():
                     raise InputError(f"{source} contains NaN or infinity; repair it first")
                 writer.write(encoder.push(block.T))
                 n_samples += len(block)
                 progress(n_samples / max(audio.frames, n_samples))
             if not n_samples:
-                raise InputError(f"{source} holds no audio")
+                raise InputError(f"{source} {blocks.broken or 'holds no audio'}")
             writer.write(encoder.flush())
             writer.close(n_samples)
+    return blocks.broken
 
 
 def codec_for(path: Path, model: str | Path | None = None, *, threads: int = 1) -> Codec:
@@ -149,7 +137,7 @@ def decode_file(
 ) -> Damage:
     """Decompress to any format that soundfile writes, chosen by the ending of `target`.
 
-    Damaged or missing blocks are concealed; those without some layers sound as at a lower bitrate.
+    Damage is passed over as `rvq.codec.decoding` says.
 
     Raises:
         FormatError: not an .rvq file, of a newer version, or without a usable header.
@@ -157,41 +145,17 @@ def decode_file(
         InputError: a file that cannot be read or written.
     """
     with open_rvq(source) as file:
-        reader = Reader(file, entropy=codec.entropy)
-        header = reader.header
-        codec.check_model(header.model.hex())
-        codec.check_length(header.n_frames, header.n_samples, header.sample_rate)
-        if header.n_codebooks > len(codec.runtime.codebooks):
-            raise FormatError(f"{source} uses more codebooks than the model has")
-        decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
+        decoder = FileDecoder(codec, file)
+        header = decoder.header
         channels = header.channels * codec.runtime.channels
-        # What follows the end of the file is not made up: the output ends where the blocks do.
-        written, lost, weakened, seen = 0, 0, 0, 0
         with (
             replacing_audio(target) as temporary,
             _create_audio(temporary, header.sample_rate, channels) as audio,
         ):
-            for block in reader.blocks():
-                seen += 1
-                if block.indices is None:
-                    lost += 1
-                    samples = decoder.skip(block.n_frames)
-                else:
-                    weakened += not block.intact
-                    samples = decoder.push(block.indices)
-                samples = samples[:, : header.n_samples - written]
+            for samples in decoder.pieces():
                 audio.write(samples.T)
-                written += samples.shape[1]
-                progress(seen / header.n_blocks)
-            samples = decoder.flush()[:, : header.n_samples - written]
-            audio.write(samples.T)
-            written += samples.shape[1]
-            whole = seen == header.n_blocks
-            if whole and written < header.n_samples:
-                audio.write(np.zeros((header.n_samples - written, channels), np.float32))
-        lost += header.n_blocks - seen
-        noticed = header.repaired or lost + weakened > 0 or reader.whole is False
-    return Damage(header.n_blocks, lost, weakened, noticed)
+                progress(decoder.share)
+    return decoder.damage
 
 
 def read_audio(path: Path) -> tuple[np.ndarray, int]:
@@ -201,7 +165,7 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
         InputError: not audio, or not to be read.
     """
     with _open_audio(path) as audio:
-        samples = np.concatenate([np.empty((0, audio.channels), np.float32), *_blocks(audio)])
+        samples = np.concatenate([np.empty((0, audio.channels), np.float32), *SampleBlocks(audio)])
         return np.ascontiguousarray(samples.T), audio.samplerate
 
 
@@ -240,9 +204,9 @@ def open_rvq(path: Path) -> BinaryIO:
 
 
 def _open_audio(path: Path) -> soundfile.SoundFile:
-    if not path.is_file():
+    if not os.path.isfile(path):
         what = "no such file"
-        if path.exists():
+        if os.path.exists(path):
             what = "it is a folder" if path.is_dir() else "it is no file; `rvq stream` reads pipes"
         raise InputError(f"cannot read {path}: {what}")
     try:
@@ -254,11 +218,35 @@ def _open_audio(path: Path) -> soundfile.SoundFile:
         ) from None
 
 
-def _blocks(audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """The samples `[n, channels]`, a few seconds at a time, up to the end or a broken tail."""
-    n = _SECONDS_PER_READ * audio.samplerate
-    with suppress(soundfile.LibsndfileError):
-        while len(block := audio.read(n, dtype="float32", always_2d=True)):
+class SampleBlocks:
+    """The samples of an open recording, `[n, channels]` float32, a few seconds at a time.
+
+    They end with the recording, or where it breaks off.
+
+    Args:
+        audio: at its beginning.
+
+    Attributes:
+        broken: what is wrong with the recording, and where, once its samples have ended there.
+    """
+
+    def __init__(self, audio: soundfile.SoundFile) -> None:
+        self._audio = audio
+        self.broken: str | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        audio = self._audio
+        shape = (_SECONDS_PER_READ * audio.samplerate, audio.channels)
+        while self.broken is None:
+            start, space = audio.tell(), np.empty(shape, np.float32)
+            try:
+                block = audio.read(out=space)
+            except soundfile.LibsndfileError as error:  # what came before it has been decoded
+                block = space[: max(0, audio.tell() - start)]
+                seconds = (start + len(block)) / audio.samplerate
+                self.broken = f"damaged after {seconds:.1f} s: {error.error_string.rstrip('.')}"
+            if not len(block):
+                return
             yield block
 
 
@@ -293,7 +281,9 @@ def _create_audio(path: Path, sample_rate: int, channels: int) -> soundfile.Soun
             subtype="OPUS" if path.suffix.upper() == ".OPUS" else None,
         )
     except (ValueError, TypeError, soundfile.LibsndfileError) as error:
+        # libsndfile's message without the name of a temporary file before it
+        reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
         raise InputError(
             f"cannot write {path.suffix} at {sample_rate} Hz with {channels} "
-            f"channels; choose .wav ({error})"
+            f"channels ({reason}); choose .wav"
         ) from None

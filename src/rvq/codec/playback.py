@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rvq.bitstream.container import Reader
+from rvq.codec.decoding import FileDecoder
 from rvq.codec.files import codec_for, open_rvq
 from rvq.errors import InputError
 
@@ -31,23 +31,15 @@ def play_file(path: Path, model: str | None) -> None:
     """
     with open_rvq(path) as file:
         codec = codec_for(path, model)
-        reader = Reader(file, entropy=codec.entropy)
-        header = reader.header
-        codec.check_model(header.model.hex())
+        decoder = FileDecoder(codec, file)
         sounddevice = sound_devices()
-        decoder = codec.frame_decoder(channels=header.channels, sample_rate=header.sample_rate)
         try:
             with sounddevice.OutputStream(
-                samplerate=header.sample_rate,
-                channels=header.channels * codec.runtime.channels,
+                samplerate=decoder.header.sample_rate,
+                channels=decoder.header.channels * codec.runtime.channels,
                 dtype="float32",
             ) as device:
-                for block in reader.blocks():
-                    if block.indices is None:
-                        samples = decoder.skip(block.n_frames)
-                    else:
-                        samples = decoder.push(block.indices)
+                for samples in decoder.pieces():
                     device.write(samples.T.copy())
-                device.write(decoder.flush().T.copy())
         except sounddevice.PortAudioError as error:
             raise InputError(f"there is no sound device to play on ({error})") from None

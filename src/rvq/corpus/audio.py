@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from rvq.codec.files import SampleBlocks
 from rvq.errors import InputError
 
 Floats = npt.NDArray[np.float32]
-
-_SECONDS_PER_READ = 10
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,11 @@ def open_recording(file: str | bytes) -> Iterator[Recording]:
 
 
 def _blocks(audio: soundfile.SoundFile) -> Iterator[Floats]:
-    n = _SECONDS_PER_READ * audio.samplerate
-    try:
-        while len(block := audio.read(n, dtype="float32", always_2d=True)):
-            yield block.T
-    except soundfile.LibsndfileError as error:
-        seconds = audio.tell() / audio.samplerate
-        raise InputError(f"damaged after {seconds:.1f} s: {error.error_string}") from None
+    blocks = SampleBlocks(audio)
+    for block in blocks:
+        yield block.T
+    if blocks.broken:
+        raise InputError(blocks.broken)
 
 
 @contextmanager

@@ -153,8 +153,7 @@ class CodesStream(_Corpus, IterableDataset[Example]):
         rank: number of this process; default torch.distributed's.
         world_size: number of processes; default torch.distributed's.
 
-    Attributes:
-        epoch: changes the shuffling; set it before every pass.
+    Set `epoch` before every pass: it changes the shuffling.
 
     Raises:
         InputError: no codes there, or not that many codebooks.
@@ -180,7 +179,16 @@ class CodesStream(_Corpus, IterableDataset[Example]):
         self.world_size = world_size or (dist.get_world_size() if together else 1)
         if not 0 <= self.rank < self.world_size:
             raise InputError(f"rank must be in 0..{self.world_size - 1}, got {self.rank}")
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """Changes the shuffling; workers that live on from pass to pass are told, too."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self._epoch.fill_(value)
 
     def __iter__(self) -> Iterator[Example]:
         worker = get_worker_info()

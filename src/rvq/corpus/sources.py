@@ -99,9 +99,15 @@ def _source(key: str, path: Path, metadata: str | None = None) -> Source:
         n_bytes = path.stat().st_size
     except OSError:
         n_bytes = 0
-    # Names that are no UTF-8 are spelled out: Parquet's text is UTF-8.
-    name = os.fsencode(key).decode("utf-8", "backslashreplace").replace(os.sep, "/")
-    return Source(name, str(path.absolute()), n_bytes, metadata)
+    return Source(_spelled(key).replace(os.sep, "/"), str(path.absolute()), n_bytes, metadata)
+
+
+def _spelled(name: str) -> str:
+    """A name with what is no UTF-8 in it spelled out: Parquet's text is UTF-8."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # no bytes of a file's name, but half of a pair in JSON
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
@@ -145,8 +151,13 @@ def read_manifest(manifest: str | Path) -> Iterator[tuple[Path, str, dict]]:
                 f"{place} is a part of a recording, from {row['offset']} s on; cut recordings "
                 "into files of their own first"
             )
+        path = manifest.parent / str(row[path_field])
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError:
+            raise InputError(f"{place} has a path that no file can have") from None
         rest = {k: v for k, v in row.items() if k not in (path_field, key_field) and v is not None}
-        yield manifest.parent / str(row[path_field]), key, rest
+        yield path, key, rest
 
 
 def _in_manifest(manifest: Path) -> Iterator[Source]:
@@ -202,10 +213,20 @@ def tar_members(tar: Path) -> Iterator[Member]:
                     stem, group = new, {}
                 if path.suffix.lower() in CORPUS_ENDINGS | {".json", ".txt"}:
                     content = archive.extractfile(entry)
-                    group[entry.name] = content.read() if content else b""
+                    group[_spelled(entry.name)] = content.read() if content else b""
         yield from _recordings(group)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{tar} is damaged or cannot be read: {error}") from None
+
+
+def _json_object(text: str) -> str:
+    """Text of a `.json` file as metadata, an object: what is none becomes one's field."""
+    try:
+        if isinstance(json.loads(text), dict):
+            return text
+    except (ValueError, RecursionError):
+        pass
+    return json.dumps({"json": text}, ensure_ascii=False)
 
 
 def _recordings(group: dict[str, bytes]) -> Iterator[Member]:
@@ -213,7 +234,7 @@ def _recordings(group: dict[str, bytes]) -> Iterator[Member]:
     for name, data in group.items():
         text = data.decode("utf-8", "replace") if name.endswith((".json", ".txt")) else ""
         if name.endswith(".json"):
-            metadata = text
+            metadata = _json_object(text)
         elif name.endswith(".txt") and metadata is None:
             metadata = json.dumps({"text": text.strip()}, ensure_ascii=False)
     for name, data in group.items():

@@ -72,7 +72,8 @@ class GumbelProductQuantizer(nn.Module):
         else:
             choice = F.one_hot(logits.argmax(-1), size).to(logits)
         average = logits.softmax(-1).flatten(0, 1).mean(0)
-        perplexities = torch.exp(-torch.special.xlogy(average, average).sum(-1))
+        # Softmax underflows to exact zeros, at which x log x has no gradient.
+        perplexities = torch.exp(-(average * average.clamp(min=1e-30).log()).sum(-1))
         latents = torch.einsum("btgv,gvd->btgd", choice, self.codewords)
         return GumbelQuantized(
             latents=latents.flatten(2),
