@@ -108,6 +108,9 @@ def test_mistakes(index):
         rvq.Index(index.quantizer, metric="cosine")
     with pytest.raises(InputError, match="k must"):
         index.search(vectors(1), k=2001)
+    with pytest.raises(InputError, match=r"k must be an integer, got 2\.5"):
+        index.search(vectors(1), k=2.5)
+    assert index.search(vectors(1), k=np.int32(2)).ids.shape == (1, 2)
     with pytest.raises(InputError, match="4"):
         index.add_codes(index.codes[:, :3])
     with pytest.raises(InputError, match="16"):
@@ -129,6 +132,56 @@ def test_vectors_too_large_for_distances_are_refused():
     index.add(x)
     with pytest.raises(InputError, match="queries are too large"):
         index.search(x[:1] * 1e25)
-    huge = rvq.Index(rvq.ResidualQuantizer(n_codebooks=1, codebook_size=16).fit(x * 1e20))
     with pytest.raises(InputError, match="vectors are too large"):
-        huge.add(x * 1e20)
+        index.add(x * 1e20)
+    huge = rvq.Index(rvq.ResidualQuantizer.from_codebooks(np.full((4, 2, 1), 9e17)))
+    with pytest.raises(InputError, match="vectors are too large"):
+        huge.add_codes(np.zeros((1, 4), int))
+
+
+def test_an_index_does_not_follow_what_becomes_of_the_quantizer():
+    x = vectors(1000)
+    quantizer = rvq.ResidualQuantizer(n_codebooks=4, codebook_size=64).fit(x)
+    index = rvq.Index(quantizer)
+    index.add(x)
+    before = index.search(x[:5], k=3)
+    for change in (
+        lambda: quantizer.partial_fit(2 * x),
+        lambda: quantizer.set_params(codebook_size=4).fit(x),
+        lambda: index.quantizer.set_params(codebook_size=4).fit(x),
+    ):
+        change()
+        after = index.search(x[:5], k=3)
+        np.testing.assert_array_equal(after.ids, before.ids)
+        np.testing.assert_array_equal(after.distances, before.distances)
+
+
+def test_other_quantizers_are_refused():
+    for other in (rvq.ProductQuantizer(n_codebooks=4, codebook_size=8), rvq.ScalarQuantizer()):
+        with pytest.raises(InputError, match=f"ResidualQuantizer, got a {type(other).__name__}"):
+            rvq.Index(other.fit(vectors(100)))
+
+
+def test_folders_that_cannot_be_written(index, tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "index", "/proc/no/index"):
+        with pytest.raises(InputError, match="cannot make the folder"):
+            index.save(folder)
+
+
+@pytest.mark.parametrize("memory_map", [True, False])
+@pytest.mark.parametrize("name", ["codes", "norms"])
+def test_a_flipped_bit_is_noticed(index, tmp_path, name, memory_map):
+    index.save(tmp_path)
+    path = tmp_path / f"{name}.npy"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="not those saved"):
+        rvq.Index.load(tmp_path, memory_map=memory_map)
+
+
+def test_indexes_without_a_checksum_still_load(index, tmp_path):
+    index.save(tmp_path)
+    (tmp_path / "index.json").write_text('{"format": 1, "metric": "l2"}')
+    assert len(rvq.Index.load(tmp_path)) == len(index)

@@ -50,6 +50,20 @@ def test_values_beyond_the_range_are_clipped():
     assert quantizer.encode(np.full((2, 12), 1e9, np.float32)).max() == 7
 
 
+def test_a_range_beyond_float32():
+    x = np.array([[-3e38], [0], [3e38]], np.float32)
+    quantizer = rvq.ScalarQuantizer(n_bits=8).fit(x)
+    assert quantizer.encode(x).ravel().tolist() == [0, 128, 255]
+    assert (np.abs(quantizer.decode(quantizer.encode(x)) - x) <= 1.2e36).all()
+    assert quantizer.score(x) > 0.99
+
+
+def test_the_dimension_is_known_after_fit():
+    product = rvq.ProductQuantizer(n_codebooks=3, codebook_size=8)
+    for quantizer in (product, rvq.ScalarQuantizer()):
+        assert quantizer.fit(vectors(100)).n_features_in_ == 12
+
+
 def test_parameters_set_after_fit_wait_for_the_next():
     x = vectors(1000)
     scalar = rvq.ScalarQuantizer(n_bits=8).fit(x)

@@ -1,3 +1,6 @@
+import pickle
+from copy import deepcopy
+
 import numpy as np
 import pytest
 from scipy.cluster.vq import kmeans2
@@ -86,6 +89,20 @@ def test_damaged_and_missing_files(fitted, tmp_path):
             rvq.ResidualQuantizer.load(path)
 
 
+def test_a_flipped_bit_is_noticed(fitted, tmp_path):
+    path = tmp_path / "q.safetensors"
+    fitted.save(path)
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")  # behind the header
+    for at in (start, start + 4001, len(data) - 8):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(ModelError, match="damaged"):
+            rvq.ResidualQuantizer.load(path)
+    path.write_bytes(data.replace(b'\\"beam_size\\": 1', b'\\"beam_size\\": 3'))
+    with pytest.raises(ModelError, match="not those that were saved"):
+        rvq.ResidualQuantizer.load(path)
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
@@ -167,11 +184,79 @@ def test_bad_vectors(fitted, bad):
 
 
 @pytest.mark.parametrize(
+    ("bad", "match"),
+    [
+        (np.zeros(16), "two axes"),
+        (np.zeros((0, 16)), "empty"),
+        (np.full((4, 16), 1e39), "do not fit float32"),
+        (np.full((4, 16), -np.inf), "NaN or infinity"),
+        ([[0.5] * 16, [0.5] * 15], "equal lengths"),
+        (np.full((4, 16), 1e19), "too large"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_bad_vectors_are_named(fitted, bad, match):
+    with pytest.raises(InputError, match=match):
+        fitted.encode(bad)
+    with pytest.raises(InputError, match=match):
+        rvq.ResidualQuantizer(codebook_size=2).fit(bad)
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_the_longest_vectors_are_quantized_like_others(beam_size):
+    x = frames(500)
+    x /= np.linalg.norm(x, axis=1).max() * 1.001
+    settings = {"n_codebooks": 3, "codebook_size": 16, "beam_size": beam_size}
+    small, large = (rvq.ResidualQuantizer(**settings).fit(x * scale) for scale in (1, 1e18))
+    assert large.score(x * 1e18) == pytest.approx(small.score(x), abs=0.02)
+    with pytest.raises(InputError, match="codebooks are too large"):
+        rvq.ResidualQuantizer.from_codebooks(1e3 * large.codebooks_)
+
+
+@pytest.mark.parametrize(
     "bad", [np.full((3, 4), 64), np.full((3, 4), -1), np.zeros((3, 5), int), np.zeros((3, 4))]
 )
 def test_bad_codes(fitted, bad):
     with pytest.raises(InputError):
         fitted.decode(bad)
+
+
+def test_ragged_codes(fitted):
+    with pytest.raises(InputError, match="equal lengths"):
+        fitted.decode([[0, 1], [0]])
+
+
+def test_numbers_of_codebooks_are_integers(fitted):
+    with pytest.raises(InputError, match=r"n_codebooks must be an integer, got 2\.0"):
+        fitted.encode(frames(3), 2.0)
+    assert fitted.encode(frames(3), np.int16(2)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("settings", [{"beam_size": 33}, {"n_codebooks": 257}])
+def test_what_no_search_can_follow_is_refused_before_learning(settings, monkeypatch):
+    monkeypatch.setattr("rvq.quantize.residual.kmeans", None)
+    with pytest.raises(InputError, match=str(*settings.values())):
+        rvq.ResidualQuantizer(**settings).fit(frames(2000))
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_codebooks_that_a_search_uses_are_not_edited(fitted, beam_size):
+    quantizer = rvq.ResidualQuantizer.from_codebooks(fitted.codebooks_, beam_size=beam_size)
+    x = frames(20)
+    codes = quantizer.encode(x)
+    with pytest.raises(ValueError, match="read-only"):
+        quantizer.codebooks_ *= 2
+    for other in (pickle.loads(pickle.dumps(quantizer)), deepcopy(quantizer)):
+        np.testing.assert_array_equal(other.encode(x), codes)
+    quantizer.codebooks_ = 2 * quantizer.codebooks_
+    np.testing.assert_array_equal(quantizer.encode(2 * x), codes)
+
+
+def test_bits_follow_counts(fitted):
+    quantizer = rvq.ResidualQuantizer.from_codebooks(fitted.codebooks_)
+    before = quantizer.encode(frames(200), lagrangian=1.0)
+    quantizer.counts_[:, :8] = 1e9
+    assert not np.array_equal(quantizer.encode(frames(200), lagrangian=1.0), before)
 
 
 def test_bad_settings_and_order():
@@ -181,6 +266,8 @@ def test_bad_settings_and_order():
         rvq.ResidualQuantizer(codebook_size=2.5)
     with pytest.raises(InputError):
         rvq.ResidualQuantizer().encode(frames(3))
+    with pytest.raises(InputError, match="call fit first"):
+        rvq.ResidualQuantizer().bits()
     with pytest.raises(InputError, match="too few"):
         rvq.ResidualQuantizer(codebook_size=64).fit(frames(10))
     for settings in ({"refine_for": "some"}, {"threads": -1}, {"beam_size": True}):
@@ -396,6 +483,14 @@ def test_torch_tensors(fitted, kind):
     codes = fitted.encode(x)
     np.testing.assert_array_equal(codes, fitted.encode(x.detach().float().numpy()))
     np.testing.assert_array_equal(fitted.decode(torch.from_numpy(codes)), fitted.decode(codes))
+
+
+def test_integers_of_torch_are_refused_like_those_of_numpy(fitted):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(InputError, match="floating point, got int64"):
+        fitted.encode(torch.zeros((2, 16), dtype=torch.int64))
+    with pytest.raises(InputError, match="do not fit float32"):
+        fitted.encode(torch.full((2, 16), 1e39, dtype=torch.float64))
 
 
 def test_parameters_follow_scikit_learn(fitted):

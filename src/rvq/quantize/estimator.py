@@ -20,6 +20,11 @@ class Estimator(ABC):
 
     _least: ClassVar[dict[str, int]] = {}
 
+    @property
+    @abstractmethod
+    def n_features_in_(self) -> int:
+        """Dimension of the vectors that `fit` saw."""
+
     @abstractmethod
     def fit(self, x: npt.ArrayLike, y: None = None) -> Self:
         """Learn from vectors `[..., dim]`; y is ignored, scikit-learn passes it."""
@@ -58,6 +63,12 @@ class Estimator(ABC):
             if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
                 raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
 
+    def _learned(self, name: str) -> Any:
+        """What `fit` left under this name."""
+        if name not in vars(self):
+            raise InputError("the quantizer has learned nothing yet; call fit first")
+        return vars(self)[name]
+
     def transform(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """The same as `encode`, under scikit-learn's name."""
         return self.encode(x)
@@ -72,7 +83,7 @@ class Estimator(ABC):
 
     def score(self, x: npt.ArrayLike, y: None = None) -> float:
         """Share of the variance of vectors `[..., dim]` that their codes keep, at most 1."""
-        vectors = as_vectors(x)
+        vectors = as_vectors(x, distances=False)  # `encode` refuses what it must
         flat = vectors.reshape(-1, vectors.shape[-1])
         left = flat - self.decode(self.encode(flat))
         error = np.einsum("nd,nd->", left, left, dtype=np.float64) / len(flat)

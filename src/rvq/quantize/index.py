@@ -1,6 +1,7 @@
 """Nearest neighbours among vectors that are kept as codes."""
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError, ModelError
+from rvq.quantize.checksum import checksum
 from rvq.quantize.kernels import blas, native
 from rvq.quantize.residual import ResidualQuantizer
-from rvq.quantize.vectors import as_codes, as_vectors
+from rvq.quantize.vectors import as_codes, as_number, as_vectors, squared_norms
 from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
@@ -43,9 +45,12 @@ class Index:
     codewords (else two) and four bytes for its norm.
 
     Args:
-        quantizer: fitted.
+        quantizer: fitted; the index keeps a copy of it.
         metric: `l2` for Euclidean distance, `ip` for the greatest inner product.
         threads: that share the queries; 0 for all cores.
+
+    Raises:
+        InputError: no fitted `ResidualQuantizer`, more than 65536 codewords, or another metric.
 
     Example:
         >>> import numpy as np, rvq
@@ -65,14 +70,16 @@ class Index:
     ) -> None:
         if metric not in ("l2", "ip"):
             raise InputError(f"metric must be 'l2' or 'ip', got {metric!r}")
-        self.quantizer = quantizer
-        self.metric = metric
-        self.threads = threads or native.n_cores()
-        if not hasattr(quantizer, "codebooks_"):
-            raise InputError("the quantizer has no codebooks yet; call fit first")
-        n, size, _ = quantizer.codebooks_.shape
+        if not isinstance(quantizer, ResidualQuantizer):
+            raise InputError(
+                f"an index needs a ResidualQuantizer, got a {type(quantizer).__name__}; fit one"
+            )
+        n, size, _ = quantizer._learned("codebooks_").shape
         if size > 65536:
             raise InputError(f"codebooks of at most 65536 codewords, got {size}")
+        self._quantizer = deepcopy(quantizer)
+        self.metric = metric
+        self.threads = threads or native.n_cores()
         self.codes: npt.NDArray[np.unsignedinteger] = np.empty(
             (0, n), np.uint8 if size <= 256 else np.uint16
         )
@@ -81,22 +88,28 @@ class Index:
     def __len__(self) -> int:
         return len(self.codes)
 
+    @property
+    def quantizer(self) -> ResidualQuantizer:
+        """A copy of the quantizer, as it was when the index was made."""
+        return deepcopy(self._quantizer)
+
     def add(self, x: npt.ArrayLike) -> None:
         """Encode vectors `[n, dim]` and keep their codes."""
-        self.add_codes(self.quantizer.encode(as_vectors(x)))
+        self.add_codes(self._quantizer.encode(as_vectors(x)))
 
     def add_codes(self, codes: npt.ArrayLike) -> None:
         """Keep vectors that are codes already, `[n, n_codebooks]`.
 
         Raises:
-            InputError: codes out of range, or of another number of codebooks.
+            InputError: codes out of range, of another number of codebooks, or of vectors longer
+                than 1e18.
         """
-        n, size, _ = self.quantizer.codebooks_.shape
+        n, size, _ = self._quantizer.codebooks_.shape
         indices = as_codes(codes, most=n, codebook_size=size)
         if indices.ndim != 2 or indices.shape[1] != n:
             raise InputError(f"codes must be [n, {n}], got {indices.shape}")
         norms = [
-            _squared_norms(self.quantizer.decode(indices[i : i + 65536]), "vectors")
+            squared_norms(self._quantizer.decode(indices[i : i + 65536]), "vectors")
             for i in range(0, len(indices), 65536)  # no more decoded at once
         ]
         self.codes = np.concatenate([self.codes, indices.astype(self.codes.dtype)])
@@ -106,17 +119,17 @@ class Index:
         """The k nearest vectors of every query, `[n_queries, dim]`; of equally near ones the first.
 
         Raises:
-            InputError: queries of another dimension, or k beyond the number of vectors.
+            InputError: queries of another dimension or longer than 1e18, or k no integer or beyond
+                the number of vectors.
         """
-        vectors = as_vectors(queries, self.quantizer.n_features_in_)
+        vectors = as_vectors(queries, self._quantizer.n_features_in_, distances=False)
         if vectors.ndim != 2:
             raise InputError(f"queries must be [n, dim], got {vectors.shape}")
-        squares = _squared_norms(vectors, "queries")
+        squares = squared_norms(vectors, "queries")
         if not len(self):
             raise InputError("the index is empty: add vectors first")
-        if not 1 <= k <= len(self):
-            raise InputError(f"k must be in 1..{len(self)}, the vectors added, got {k}")
-        codebooks = self.quantizer.codebooks_
+        k = as_number(k, "k", most=len(self))
+        codebooks = self._quantizer.codebooks_
         factor = 2 if self.metric == "l2" else 1
         norms = self.norms if self.metric == "l2" else np.zeros_like(self.norms)
         ids = np.empty((len(vectors), k), np.int64)
@@ -135,14 +148,22 @@ class Index:
         return Neighbours(ids, distances)
 
     def save(self, folder: str | Path) -> None:
-        """Write the index into a folder: quantizer, codes and norms, each a file."""
+        """Write the index into a folder: quantizer, codes and norms, each a file.
+
+        Raises:
+            InputError: the folder cannot be made, or a file not written.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.quantizer.save(folder / "quantizer.safetensors")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
+        self._quantizer.save(folder / "quantizer.safetensors")
         for name, array in (("codes", self.codes), ("norms", self.norms)):
             with replacing(folder / f"{name}.npy") as temporary:
                 np.save(temporary, array)
-        settings = {"format": _FORMAT, "metric": self.metric}
+        sha256 = checksum(self.metric, self.codes, self.norms)
+        settings = {"format": _FORMAT, "metric": self.metric, "sha256": sha256}
         with replacing(folder / "index.json") as temporary:
             temporary.write_text(json.dumps(settings))
 
@@ -152,7 +173,8 @@ class Index:
 
         Args:
             folder: of the index.
-            memory_map: leave codes and norms on disk, read as a search passes over them.
+            memory_map: leave codes and norms on disk; they are read once here, to check them, and
+                as a search passes over them.
             threads: as in the constructor.
 
         Raises:
@@ -179,14 +201,8 @@ class Index:
             raise ModelError(f"the index at {folder} is damaged: its files do not fit together")
         if len(codes) and int(codes.max()) >= size:
             raise ModelError(f"the index at {folder} is damaged: it has codes out of range")
+        # Older indexes have none.
+        if settings.get("sha256") not in (None, checksum(index.metric, codes, norms)):
+            raise ModelError(f"the index at {folder} is damaged: its files are not those saved")
         index.codes, index.norms = codes, norms
         return index
-
-
-def _squared_norms(vectors: Floats, what: str) -> Floats:
-    """Of vectors `[n, dim]`, `[n]`, refused where they are beyond float32."""
-    with np.errstate(over="ignore"):
-        squares: Floats = np.square(vectors).sum(axis=1)
-    if not np.isfinite(squares).all():
-        raise InputError(f"{what} are too large for distances in float32; scale them down")
-    return squares

@@ -12,6 +12,7 @@ from rvq.quantize.search import Search
 from rvq.quantize.vectors import as_codes, as_vectors
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
@@ -27,6 +28,7 @@ class ProductQuantizer(Estimator):
 
     Attributes:
         codebooks_: after `fit`, `[n_codebooks, codebook_size, dim / n_codebooks]`.
+        n_features_in_: dimension of the vectors.
     """
 
     codebooks_: Floats
@@ -55,12 +57,18 @@ class ProductQuantizer(Estimator):
         self.seed = seed
         self._check(self.get_params())
 
+    @property
+    def n_features_in_(self) -> int:
+        """Dimension of the vectors."""
+        n, _, part = self._learned("codebooks_").shape
+        return n * part
+
     def fit(self, x: npt.ArrayLike, y: None = None) -> "ProductQuantizer":
         """Learn the codebooks from vectors `[..., dim]`.
 
         Raises:
-            InputError: not finite numbers, fewer vectors than codewords, or a dimension that
-                n_codebooks does not divide.
+            InputError: not finite numbers, longer than 1e18, fewer vectors than codewords, or a
+                dimension that n_codebooks does not divide.
         """
         vectors = as_vectors(x)
         if vectors.shape[-1] % self.n_codebooks:
@@ -83,8 +91,8 @@ class ProductQuantizer(Estimator):
 
     def encode(self, x: npt.ArrayLike) -> Integers:
         """Codes of vectors: `[..., dim]` -> `[..., n_codebooks]`."""
-        codebooks = self._fitted()
-        vectors = as_vectors(x, codebooks.shape[0] * codebooks.shape[2])
+        codebooks: Floats = self._learned("codebooks_")
+        vectors = as_vectors(x, self.n_features_in_)
         codes = [
             Search(codebook[None], threads=self.threads)(part).codes[:, 0]
             for codebook, part in zip(codebooks, _parts(vectors, len(codebooks)), strict=True)
@@ -93,17 +101,12 @@ class ProductQuantizer(Estimator):
 
     def decode(self, codes: npt.ArrayLike) -> Floats:
         """Vectors of codes: `[..., n_codebooks]` -> `[..., dim]`."""
-        codebooks = self._fitted()
+        codebooks: Floats = self._learned("codebooks_")
         indices = as_codes(codes, most=len(codebooks), codebook_size=codebooks.shape[1])
         if indices.shape[-1] != len(codebooks):
             raise InputError(f"codes must be [..., {len(codebooks)}], got {indices.shape}")
         parts = [book[indices[..., i]] for i, book in enumerate(codebooks)]
         return np.concatenate(parts, axis=-1)
-
-    def _fitted(self) -> Floats:
-        if not hasattr(self, "codebooks_"):
-            raise InputError("the quantizer has no codebooks yet; call fit first")
-        return self.codebooks_
 
 
 def _parts(vectors: Floats, n: int) -> list[Floats]:
@@ -122,10 +125,11 @@ class ScalarQuantizer(Estimator):
         low_: centre of the lowest cell of every component, `[dim]`.
         step_: distance of cells, `[dim]`.
         n_bits_: bits per component of the codes.
+        n_features_in_: dimension of the vectors.
     """
 
-    low_: Floats
-    step_: Floats
+    low_: Doubles
+    step_: Doubles
     n_bits_: int
 
     _least: ClassVar = {"n_bits": 1}
@@ -139,11 +143,17 @@ class ScalarQuantizer(Estimator):
         if parameters["n_bits"] > 16:
             raise InputError(f"n_bits must be at most 16, got {parameters['n_bits']}")
 
+    @property
+    def n_features_in_(self) -> int:
+        """Dimension of the vectors."""
+        return len(self._learned("low_"))
+
     def fit(self, x: npt.ArrayLike, y: None = None) -> "ScalarQuantizer":
         """Learn the range of every component of vectors `[..., dim]`."""
-        vectors = as_vectors(x)
+        vectors = as_vectors(x, distances=False)
         flat = vectors.reshape(-1, vectors.shape[-1])
-        low, high = flat.min(axis=0), flat.max(axis=0)
+        # In float64, for the range of float32 numbers may be beyond float32.
+        low, high = flat.min(axis=0).astype(np.float64), flat.max(axis=0).astype(np.float64)
         self.step_ = np.maximum((high - low) / 2**self.n_bits, np.finfo(np.float32).tiny)
         self.low_ = low + self.step_ / 2
         self.n_bits_ = self.n_bits
@@ -151,17 +161,13 @@ class ScalarQuantizer(Estimator):
 
     def encode(self, x: npt.ArrayLike) -> Integers:
         """Codes of vectors: `[..., dim]` -> `[..., dim]`, each in [0, 2^n_bits_)."""
-        if not hasattr(self, "low_"):
-            raise InputError("the quantizer has no range yet; call fit first")
-        vectors = as_vectors(x, len(self.low_))
+        vectors = as_vectors(x, self.n_features_in_, distances=False)
         cells = np.rint((vectors - self.low_) / self.step_)
         return cells.clip(0, 2**self.n_bits_ - 1).astype(np.int64)
 
     def decode(self, codes: npt.ArrayLike) -> Floats:
         """Vectors of codes: `[..., dim]` -> `[..., dim]`."""
-        if not hasattr(self, "low_"):
-            raise InputError("the quantizer has no range yet; call fit first")
-        dim = len(self.low_)
+        dim = self.n_features_in_
         indices = as_codes(codes, most=dim, codebook_size=2**self.n_bits_)
         if indices.shape[-1] != dim:
             raise InputError(f"codes must be [..., {dim}], got {indices.shape}")

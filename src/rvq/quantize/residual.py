@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.errors import InputError, ModelError
+from rvq.quantize.checksum import checksum
 from rvq.quantize.estimator import Estimator
 from rvq.quantize.kmeans import kmeans
 from rvq.quantize.refine import refine
-from rvq.quantize.search import Search, decode, sums_by_code
-from rvq.quantize.vectors import as_codes, as_vectors, variance
+from rvq.quantize.search import Search, check_beam_size, check_n_codebooks, decode, sums_by_code
+from rvq.quantize.vectors import as_codes, as_number, as_vectors, squared_norms, variance
 from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
@@ -50,7 +51,8 @@ class ResidualQuantizer(Estimator):
         seed: of everything random; the same seed and vectors give the same codebooks.
 
     Attributes:
-        codebooks_: `[n_codebooks, codebook_size, dim]`.
+        codebooks_: `[n_codebooks, codebook_size, dim]`; read-only once `encode` was called, assign
+            other ones instead.
         counts_: training vectors that chose each codeword, `[n_codebooks, codebook_size]`.
         n_features_in_: dimension of the vectors.
 
@@ -114,7 +116,7 @@ class ResidualQuantizer(Estimator):
         """A quantizer of given codebooks `[n_codebooks, codebook_size, dim]`, which are copied.
 
         Raises:
-            InputError: not finite as float32, or of another shape.
+            InputError: not finite as float32, codewords longer than 1e18, or of another shape.
         """
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
             copied = np.array(codebooks, np.float32, order="C")
@@ -123,6 +125,7 @@ class ResidualQuantizer(Estimator):
                 "codebooks must be finite, [n_codebooks, codebook_size, dim]; "
                 f"got shape {copied.shape}"
             )
+        squared_norms(copied, "codebooks")
         n_codebooks, codebook_size, _ = copied.shape
         quantizer = cls(n_codebooks=n_codebooks, codebook_size=codebook_size, beam_size=beam_size)
         quantizer.codebooks_ = copied
@@ -132,7 +135,7 @@ class ResidualQuantizer(Estimator):
     @property
     def n_features_in_(self) -> int:
         """Dimension of the vectors."""
-        return self._fitted().shape[2]
+        return self._learned("codebooks_").shape[2]
 
     # -- learning ----------------------------------------------------------------------------
 
@@ -153,12 +156,15 @@ class ResidualQuantizer(Estimator):
             progress: called with stages and rounds done, and how many there are.
 
         Raises:
-            InputError: not finite numbers, fewer vectors than codewords, or a warm start from
-                codebooks of another codebook_size or dimension.
+            InputError: not finite numbers, longer than 1e18, fewer vectors than codewords, a beam
+                or codebooks beyond what searches follow, or a warm start from codebooks of another
+                codebook_size or dimension.
         """
+        check_beam_size(self.beam_size)
+        check_n_codebooks(self.n_codebooks)
         vectors = as_vectors(x)
         vectors = vectors.reshape(-1, vectors.shape[-1])
-        before = self._fitted() if warm_start else None
+        before: Floats | None = self._learned("codebooks_") if warm_start else None
         if before is not None and before.shape[2] != vectors.shape[1]:
             raise InputError(f"vectors must be [..., {before.shape[2]}], got {vectors.shape}")
         if before is not None and before.shape[1] != self.codebook_size:
@@ -190,7 +196,11 @@ class ResidualQuantizer(Estimator):
         self.codebooks_ = codebooks
         if self.refinement_rounds:
             self._refine(vectors, progress)
-        codes = self.encode(vectors)
+        # No search that is kept: codebooks stay writable until the first `encode`.
+        search = Search(
+            self.codebooks_, beam_size=self.beam_size, fast=self.fast, threads=self.threads
+        )
+        codes = search(vectors).codes
         counts = [np.bincount(column, minlength=self.codebook_size) for column in codes.T]
         self.counts_ = np.array(counts, np.float64)
         return self
@@ -226,8 +236,8 @@ class ResidualQuantizer(Estimator):
         codewords that hardly any chooses onto vectors of the batch.
 
         Raises:
-            InputError: not finite numbers, another dimension, or a first batch of fewer vectors
-                than codewords.
+            InputError: not finite numbers, longer than 1e18, another dimension, or a first batch of
+                fewer vectors than codewords.
         """
         if not hasattr(self, "codebooks_"):
             return self.fit(x)
@@ -267,12 +277,13 @@ class ResidualQuantizer(Estimator):
                 vector quantization, Chou, Lookabaugh & Gray 1989); 0 minimises the error alone.
 
         Raises:
-            InputError: not fitted, not finite, another dimension, or too many codebooks.
+            InputError: not fitted, not finite, longer than 1e18, another dimension, or a number of
+                codebooks that is no integer or too large.
         """
-        codebooks = self._fitted()
-        n = len(codebooks) if n_codebooks is None else n_codebooks
-        if not 1 <= n <= len(codebooks):
-            raise InputError(f"n_codebooks must be in 1..{len(codebooks)}, got {n}")
+        codebooks: Floats = self._learned("codebooks_")
+        n = len(codebooks)
+        if n_codebooks is not None:
+            n = as_number(n_codebooks, "n_codebooks", most=n)
         if not 0 <= lagrangian < np.inf:
             raise InputError(f"lagrangian must be at least 0 and finite, got {lagrangian}")
         vectors = as_vectors(x, codebooks.shape[2])
@@ -281,22 +292,32 @@ class ResidualQuantizer(Estimator):
 
     def _search(self, n: int, lagrangian: float) -> Search:
         """The search for these settings; the last one is kept, for its preparation takes time."""
-        key = (n, lagrangian, self.beam_size, self.fast, self.threads)
+        penalties = np.asarray(lagrangian * self.bits()[:n] if lagrangian else 0.0)
+        key = (n, penalties.tobytes(), self.beam_size, self.fast, self.threads)
         kept = getattr(self, "_kept", None)
         if kept is None or kept[0] is not self.codebooks_ or kept[1] != key:
+            self.codebooks_.flags.writeable = False  # the search works in the same memory
             search = Search(
                 self.codebooks_[:n],
                 beam_size=self.beam_size,
-                penalties=lagrangian * self.bits()[:n] if lagrangian else 0.0,
+                penalties=penalties,
                 fast=self.fast,
                 threads=self.threads,
             )
             self._kept = kept = (self.codebooks_, key, search)
         return kept[2]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles and copies: all but the prepared search, which has locks."""
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
+
     def bits(self) -> Doubles:
-        """Ideal code length of every codeword, `[n_codebooks, codebook_size]`, from `counts_`."""
-        counts = self.counts_ + 0.5  # Krichevsky & Trofimov 1981: none is impossible
+        """Ideal code length of every codeword, `[n_codebooks, codebook_size]`, from `counts_`.
+
+        Raises:
+            InputError: not fitted.
+        """
+        counts = self._learned("counts_") + 0.5  # Krichevsky & Trofimov 1981: none is impossible
         return np.log2(counts.sum(axis=1, keepdims=True) / counts)
 
     def decode(self, codes: npt.ArrayLike) -> Floats:
@@ -305,7 +326,7 @@ class ResidualQuantizer(Estimator):
         Raises:
             InputError: not fitted, not integers, out of range, or too many codebooks.
         """
-        codebooks = self._fitted()
+        codebooks: Floats = self._learned("codebooks_")
         indices = as_codes(codes, most=len(codebooks), codebook_size=codebooks.shape[1])
         return decode(indices, codebooks)
 
@@ -319,7 +340,7 @@ class ResidualQuantizer(Estimator):
         vectors = as_vectors(x, self.n_features_in_).reshape(-1, self.n_features_in_)
         codes = self.encode(vectors)
         errors = []
-        for n in range(1, len(self._fitted()) + 1):
+        for n in range(1, codes.shape[1] + 1):
             left = vectors - self.decode(codes[:, :n])
             errors.append(np.einsum("nd,nd->", left, left, dtype=np.float64) / len(vectors))
         return np.array(errors) / variance(vectors)
@@ -334,15 +355,16 @@ class ResidualQuantizer(Estimator):
         """
         from safetensors.numpy import save
 
-        n_codebooks, codebook_size, _ = self._fitted().shape
+        n_codebooks, codebook_size, _ = self._learned("codebooks_").shape
         sizes = {"n_codebooks": n_codebooks, "codebook_size": codebook_size}
         settings = {**self.get_params(), **sizes}
         plain = json.dumps(settings, default=lambda number: number.item())  # numpy's numbers
-        metadata = {"format": _FORMAT, "settings": plain}
         tensors: dict[str, npt.NDArray[Any]] = {
             "codebooks": self.codebooks_,
-            "counts": self.counts_,
+            "counts": self._learned("counts_"),
         }
+        sha256 = checksum(plain, *tensors.values())
+        metadata = {"format": _FORMAT, "settings": plain, "sha256": sha256}
         with replacing(Path(path)) as temporary:
             temporary.write_bytes(save(tensors, metadata=metadata))
 
@@ -362,6 +384,10 @@ class ResidualQuantizer(Estimator):
                     raise ModelError(f"{path} holds no quantizer of this version of rvq")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 settings = json.loads(metadata["settings"])
+            if "sha256" in metadata:  # older files have none
+                stored = checksum(metadata["settings"], tensors["codebooks"], tensors["counts"])
+                if stored != metadata["sha256"]:
+                    raise InputError("its contents are not those that were saved")
             quantizer = cls.from_codebooks(tensors["codebooks"])
             if not isinstance(settings, dict):
                 raise InputError(f"its settings must be named, got {settings!r}")
@@ -381,8 +407,3 @@ class ResidualQuantizer(Estimator):
         except (SafetensorError, OSError, KeyError, ValueError, InputError) as error:
             raise ModelError(f"{path} is damaged or no quantizer: {error}") from None
         return quantizer
-
-    def _fitted(self) -> Floats:
-        if not hasattr(self, "codebooks_"):
-            raise InputError("the quantizer has no codebooks yet; call fit or load first")
-        return self.codebooks_

@@ -59,8 +59,7 @@ class Search:
         threads: int = 1,
     ) -> None:
         check_beam_size(beam_size)
-        if len(codebooks) > native.MAX_STAGES:
-            raise InputError(f"at most {native.MAX_STAGES} codebooks, got {len(codebooks)}")
+        check_n_codebooks(len(codebooks))
         self.books = Books.of(np.ascontiguousarray(codebooks, np.float32), penalties)
         self.beam_size = beam_size
         self.fast = fast
@@ -102,6 +101,16 @@ def check_beam_size(beam_size: int) -> None:
     """
     if not 1 <= beam_size <= native.MAX_BEAM:
         raise InputError(f"beam_size must be in 1..{native.MAX_BEAM}, got {beam_size}")
+
+
+def check_n_codebooks(n: int) -> None:
+    """Refuse more codebooks than searches can follow.
+
+    Raises:
+        InputError: so many they are.
+    """
+    if n > native.MAX_STAGES:
+        raise InputError(f"at most {native.MAX_STAGES} codebooks, got {n}")
 
 
 def nearest(x: Floats, codebook: Floats, *, threads: int = 1) -> Integers:
