@@ -81,7 +81,8 @@ class ModelFolder:
         tensors["codebooks"] = np.concatenate([kept, codebooks.astype(kept.dtype)])
         card = copy.deepcopy(self.card)
         card["n_codebooks"] = len(tensors["codebooks"])
-        card["model"]["quantizer"]["n_codebooks"] = card["n_codebooks"]
+        if "model" in card:  # cards of imported models do not say their shape
+            card["model"]["quantizer"]["n_codebooks"] = card["n_codebooks"]
         card["extended_from"] = self.card["hash"]
         return self.of(self.files | {CODEBOOKS: save(tensors)}, card)
 

@@ -164,6 +164,29 @@ def test_samples_beyond_float32(codec):
         codec.stream_encoder(channels=1, sample_rate=24_000).push(np.full((1, 2_000), 1e300))
 
 
+def test_samples_in_the_range_of_integers_are_refused(codec, speech):
+    wrong = speech * 32768
+    for take in (
+        lambda: codec.compress(wrong, 24_000),
+        lambda: codec.frame_encoder(channels=1, sample_rate=24_000).push(wrong),
+        lambda: codec.variable_encoder(channels=1, sample_rate=24_000, quality=3).push(wrong),
+        lambda: codec.stream_encoder(channels=1, sample_rate=24_000).push(wrong),
+    ):
+        with pytest.raises(InputError, match=r"expected in \[-1, 1\]: divide int16 by 32768"):
+            take()
+    codec.encode(np.clip(speech * 20, -16, 16), 24_000)  # overshoots, and is sound
+
+
+@pytest.mark.parametrize("wrong", ["3", [3]])
+def test_choices_that_are_no_numbers(codec, speech, wrong):
+    for name in ("bitrate", "quality", "average"):
+        with pytest.raises(InputError, match=f"{name}.* must be a number"):
+            codec.encode(speech, 24_000, **{name: wrong})
+    for threads in (wrong, -1, 1.5):
+        with pytest.raises(InputError, match="threads must be an integer"):
+            rvq.Codec.load(threads=threads)
+
+
 @pytest.mark.parametrize("channels", [0, 256, 1.5])
 def test_numbers_of_channels_that_there_are_not(codec, channels):
     for start in (codec.stream_encoder, codec.stream_decoder, codec.frame_decoder):
@@ -189,6 +212,38 @@ def test_codes_from_elsewhere_are_decoded(codec, speech):
     for wrong in ([[[1024]]], [[[-1]]], [[1, 2]], [[[0.5]]], np.zeros((1, 4, 19), int)):
         with pytest.raises(InputError, match="codes must be"):
             codec.codes(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_samples": -1},
+        {"n_samples": 1.5},
+        {"sample_rate": 0},
+        {"codebook_size": 0},
+        {"codebook_size": 4},
+        {"indices": [[[1, 2]]]},
+        {"indices": np.zeros((1, 2, 3))},
+        {"indices": np.zeros((1, 2), int)},
+        {"indices": np.zeros((1, 2, 0), int)},
+        {"indices": np.full((1, 2, 3), -2)},
+        {"indices": np.array([[[5, -1, 5]]])},
+        {"indices": np.full((1, 2, 3), -1)},
+    ],
+)
+def test_codes_that_none_has(codec, speech, wrong):
+    codes = codec.encode(speech[:, :3_200], 24_000, 3)
+    with pytest.raises(InputError, match=r"must (be|have)"):
+        replace(codes, **wrong)
+
+
+def test_what_is_not_of_the_model_is_not_decoded(codec, speech):
+    codes = codec.encode(speech[:, :3_200], 24_000, 3)
+    with pytest.raises(InputError, match=r"must be rvq\.Codes, got ndarray"):
+        codec.decode(codes.indices)
+    for wrong in ({"codebook_size": 2048}, {"indices": np.zeros((1, 10, 19), int)}):
+        with pytest.raises(InputError, match="do not fit the model's"):
+            codec.decode(replace(codes, **wrong))
 
 
 def test_workers_can_be_sent_a_codec(codec, speech):

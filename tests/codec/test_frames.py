@@ -7,17 +7,21 @@ from rvq.codec.frames import FrameDecoder, FrameEncoder
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime, State
 from rvq.codec.spectral_onnx import SpectralOnnxRuntime
+from rvq.errors import InputError
 from rvq.model_folder import ModelFolder
 
 
 class Recording(Runtime):
-    """Frames of one number that is their first sample; the first call needs three of them."""
+    """Frames of one number, their first sample; the first call needs three of them.
+
+    Codes count in steps of 1/32.
+    """
 
     def __init__(self, exact):
         self.hash, self.sample_rate, self.hop_length, self.delay = "00" * 32, 1_000, 4, 0
         self.first_frames, self.stretch, self.threads = 3, 5, 1
         self.exact = exact
-        self.codebooks = np.arange(100, dtype=np.float32).reshape(1, 100, 1)
+        self.codebooks = np.arange(100, dtype=np.float32).reshape(1, 100, 1) / 32
         self._searches = {}
         self.calls = []
 
@@ -35,7 +39,7 @@ class Recording(Runtime):
 
 @pytest.fixture
 def counted():
-    return np.repeat(np.arange(23, dtype=np.float32), 4)[None]
+    return np.repeat(np.arange(23, dtype=np.float32) / 32, 4)[None]
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 7, 75, 10_000])
@@ -121,9 +125,38 @@ def test_calls_of_inexact_runtimes_do_not_depend_on_the_pieces(counted, stretch,
 def test_a_stream_shorter_than_the_first_call_needs():
     runtime = Recording(exact=True)
     encoder = FrameEncoder(runtime, channels=1, sample_rate=1_000, n_codebooks=1)
-    assert encoder.push(np.full((1, 6), 9, np.float32)).size == 0
+    assert encoder.push(np.full((1, 6), 9 / 32, np.float32)).size == 0
     assert encoder.flush().shape[1] == 2  # a single call may be short
     decoder = FrameDecoder(runtime, channels=1, sample_rate=1_000)
     assert decoder.push(np.full((1, 1, 1), 9)).size == 0
-    np.testing.assert_array_equal(decoder.flush(), np.full((1, 4), 9))
+    np.testing.assert_array_equal(decoder.flush(), np.full((1, 4), 9 / 32))
     assert FrameDecoder(runtime, channels=1, sample_rate=1_000).flush().size == 0
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        np.full((1, 2, 3), 1024),
+        np.full((1, 2, 3), -2),
+        np.array([[[5, -1, 5]]]),
+        np.zeros((1, 2, 19), int),
+        np.zeros((1, 2, 0), int),
+        np.zeros((2, 2, 3), int),
+        np.zeros((2, 3), int),
+        np.zeros((1, 2, 3)),
+        [[[1, 2]]],
+    ],
+)
+def test_bad_codes(codec, indices):
+    decoder = codec.frame_decoder(channels=1, sample_rate=24_000)
+    with pytest.raises(InputError, match="must"):
+        decoder.push(indices)
+
+
+def test_bad_samples(codec):
+    encoder = codec.frame_encoder(channels=1, sample_rate=24_000)
+    for wrong in (np.zeros(9, np.float32), np.zeros((2, 9), np.float32), np.zeros((1, 9), int)):
+        with pytest.raises(InputError, match="audio must be floating point"):
+            encoder.push(wrong)
+    with pytest.raises(InputError, match="NaN"):
+        encoder.push(np.full((1, 9), np.nan, np.float32))

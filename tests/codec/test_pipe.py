@@ -55,7 +55,7 @@ def test_samples_survive_as_they_do_in_files(codec, pcm, stream):
 def test_stereo_floats(codec, speech):
     audio = np.stack([speech[0, :9_600], speech[0, 9_600:19_200]])
     packets, target = io.BytesIO(), io.BytesIO()
-    source = io.BytesIO(np.ascontiguousarray(audio.T).tobytes() + b"\0\0\0")  # half a sample
+    source = io.BytesIO(np.ascontiguousarray(audio.T).tobytes())
     encode_pipe(codec, source, packets, sample_rate=24_000, channels=2, sample_format="f32le")
     packets.seek(0)
     decode_pipe(codec, packets, target, sample_format="f32le")
@@ -107,6 +107,28 @@ def test_nothing_is_written_that_cannot_be_gone_on_with(codec):
     assert not target.getvalue()
 
 
+@pytest.mark.parametrize("value", [np.nan, 3e4])
+def test_no_head_is_written_before_the_samples_are_looked_at(codec, value):
+    target = io.BytesIO()
+    for data, kind in ((np.full(400, value, "<f4").tobytes(), "f32le"), (b"RIFF" * 99, "s16le")):
+        with pytest.raises(InputError):
+            encode_pipe(codec, io.BytesIO(data), target, sample_rate=24_000, sample_format=kind)
+    assert not target.getvalue()
+    encode_pipe(codec, io.BytesIO(), target, sample_rate=24_000)
+    assert target.getvalue().startswith(b"RVQS")
+
+
+def test_input_that_ends_within_a_sample_is_said_to(codec, pcm):
+    whole = pcm[:9_600].tobytes()
+    for cut in (1, 2, 3):
+        expected, target = io.BytesIO(), io.BytesIO()
+        encode_pipe(codec, io.BytesIO(whole), expected, sample_rate=24_000, channels=2)
+        source = io.BufferedReader(Trickle(whole + bytes(cut)))
+        with pytest.raises(InputError, match=f"ends {cut} of 4 bytes into a sample"):
+            encode_pipe(codec, source, target, sample_rate=24_000, channels=2)
+        assert target.getvalue() == expected.getvalue()
+
+
 def test_the_commands_make_a_pipe(pcm, stream):
     rvq = [sys.executable, "-c", "import sys; from rvq.cli import main; main()", "stream"]
     sent = subprocess.run([*rvq, "encode"], input=pcm.tobytes(), capture_output=True, check=True)
@@ -120,3 +142,8 @@ def test_the_commands_make_a_pipe(pcm, stream):
     assert cut.returncode == 3
     assert len(cut.stdout) > 40_000
     assert "cut" in cut.stderr.decode()
+    odd = subprocess.run([*rvq, "encode"], input=pcm.tobytes() + b"\0", capture_output=True)
+    assert (odd.returncode, odd.stdout) == (1, stream)
+    assert odd.stderr.startswith(b"rvq: the input ends 1 of 2 bytes into a sample")
+    file = subprocess.run([*rvq, "encode"], input=b"RIFF" + pcm.tobytes(), capture_output=True)
+    assert (file.returncode, file.stdout) == (1, b"")

@@ -103,9 +103,12 @@ def test_bitrate_changes_between_packets(codec, clip, decoder):
     sizes = [Packet.from_bytes(p, channels=1, bits=10).indices.shape[2] for p in sent]
     assert set(sizes) == {16, 4, 9}
     assert np.isfinite(hear(decoder, sent)).all()
-    for n in (0, len(codec.runtime.codebooks) + 1):
-        with pytest.raises(InputError):
+    for n in (0, len(codec.runtime.codebooks) + 1, 2.5, "2"):
+        with pytest.raises(InputError, match="n_codebooks must be an integer"):
             encoder.n_codebooks = n
+    for n in (0, 1.5, "2"):
+        with pytest.raises(InputError, match="frames_per_packet must be an integer"):
+            codec.stream_encoder(channels=1, sample_rate=24_000, frames_per_packet=n)
 
 
 @pytest.mark.parametrize(("beam_size", "cut"), [(1, 2), (8, 8)])
@@ -153,6 +156,20 @@ def test_concealed_frames_that_come_late_are_left_out(codec, packets, decoder):
     assert not parts[-1].size
     parts += [decoder.push(p) for p in packets[21:]]
     assert sum(p.shape[1] for p in parts) == 100 * 320
+
+
+def test_sound_resumes_at_once_after_a_long_outage(packets, decoder):
+    def numbered(number, packet):
+        return Packet(number, Packet.from_bytes(packet, channels=1, bits=10).indices).to_bytes(10)
+
+    for packet in packets[:20]:
+        decoder.push(packet)
+    ahead = numbered(20 + 1_099, packets[20])
+    assert decoder.push(ahead).shape[1] == (1_099 + 1) * 320
+    assert not decoder.push(numbered(1_120 - 10, packets[20])).size
+    heard = [decoder.push(numbered(1_100 + i, packets[i])) for i in range(20, 40)][1:]
+    assert [samples.shape[1] for samples in heard] == [320] * 19
+    assert np.abs(np.concatenate(heard, axis=1)).max() > 0.01
 
 
 def test_damaged_packets_count_as_lost(codec, packets, decoder):

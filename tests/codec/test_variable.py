@@ -118,6 +118,11 @@ def test_its_state_is_not_saved(codec):
         encoder.save()
 
 
+def test_an_average_bitrate_as_it_is_printed(codec):
+    for average in (0.749995, 13.50001):  # with the tolerance of constant bitrates
+        codec.variable_encoder(channels=1, sample_rate=24_000, average=average)
+
+
 def test_bad_settings(codec, speech):
     for how in ({"quality": -1}, {"quality": 3, "average": 3}, {"average": 0.2}, {"average": 30}):
         with pytest.raises(InputError):

@@ -19,6 +19,9 @@ from rvq.nn.spectral import SpectralConfig
 
 NETWORKS = {
     "spectral": SpectralConfig(width=24, hidden=48, encoder_blocks=2, decoder_blocks=3, dim=8),
+    "no_state": SpectralConfig(
+        width=24, hidden=48, encoder_blocks=1, decoder_blocks=1, dim=8, kernel_size=1, lookahead=0
+    ),
     "seanet": SEANetConfig(width=4, strides=(4, 8, 10), dim=8, lstm_layers=1),
 }
 

@@ -351,6 +351,8 @@ def test_impossible_numbers_of_codebooks_are_refused(n_codebooks):
 def test_wrong_settings_and_latents_get_a_sentence():
     with pytest.raises(InputError, match=r"n_codebooks: .* greater than 0, got 0"):
         ResidualVectorQuantizer(replace(SMALL, n_codebooks=0))
+    with pytest.raises(InputError, match=r"at least codebook_size .* got 3"):
+        replace(SMALL, init_vectors=3)
     layer = trained()
     for shape in ((8, 50, 5), (50, SMALL.dim)):
         with pytest.raises(InputError, match=r"\[batch, n_frames, 6\]"):

@@ -1,5 +1,7 @@
 """Encoder and decoder: streaming, causality, alignment."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,22 @@ def test_streaming_equals_offline(model, clip, sizes):
     torch.testing.assert_close(
         in_pieces(model.decoder, (whole,), sizes), in_pieces(model.decoder, (whole,), [])
     )
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_blocks_may_remember_nothing(clip, lookahead):
+    network = replace(SMALL, kernel_size=1, lookahead=lookahead)
+    model = CodecModel(CodecConfig(network, QuantizerConfig(2, 16, dim=8))).eval()
+    assert model.encoder.state_size == 0
+    with torch.no_grad():
+        coefficients = model.transform.analyse(clip)
+        whole = in_pieces(model.encoder, coefficients, [])
+        torch.testing.assert_close(in_pieces(model.encoder, coefficients, [3, 5]), whole)
+        torch.testing.assert_close(
+            in_pieces(model.decoder, (whole,), [3, 5]), in_pieces(model.decoder, (whole,), [])
+        )
+    model.train()(clip)[0].square().mean().backward()
+    assert model.encoder.stack.blocks[0].depthwise.weight.grad.any()
 
 
 def test_depthwise_is_the_same_in_training_and_evaluation():

@@ -43,6 +43,8 @@ def test_discriminators_by_name(kind):
         ("model: nonesuch", "spectral_24khz"),
         ("model: {quantizer: {dim: wide}}", "quantizer.dim"),
         ("model: {quantizer: {dim: 64}}", "agree"),
+        ("model: {quantizer: {codebook_size: 64, init_vectors: 20}}", "codebook_size 64, got 20"),
+        ("model: {quantizer: {codebook_size: 65536}}", "codebook_size 65536, got 30000"),
         ("model: {network: {lookahead: -1}}", "network.lookahead"),
         ("model: {network: {companding: 1.5}}", "network.companding"),
         ("model: {network: {hop_length: 0}}", "hop_length"),

@@ -58,7 +58,7 @@ def work(rank, world_size, port, data, scenarios):
     with distributed.process_group():
         for scenario in scenarios:
             trainer = Trainer(scenario.settings, [data], scenario.out, "cpu")
-            assert trainer.load() == scenario.resume
+            assert bool(trainer.step) == scenario.resume
             for _ in range(scenario.n_steps):
                 batch = trainer.crops.batch(trainer.step)[trainer.rows]
                 assert len(batch) == scenario.settings.data.batch_size // world_size
@@ -142,7 +142,7 @@ def test_gradients_equal_those_of_one_process(pairs, packed, tmp_path):
 def test_runs_resume_on_another_number_of_processes(pairs, packed, tmp_path):
     straight = alone(LEARNS_NOTHING, packed, tmp_path, 6)
     trainer = Trainer(LEARNS_NOTHING, [packed], pairs["two_then_one"].out, "cpu")
-    assert trainer.load()
+    assert trainer.step == 1
     assert trainer.model.quantizer.pool  # latents of both processes, still being gathered
     run(trainer, 5)
     for resumed in (flat(trainer.state_dict()), pairs["one_then_two"].states()[0]):
@@ -177,8 +177,11 @@ def test_torchrun_writes_one_run(packed, tmp_path):
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
     assert len(list((tmp_path / "run").glob("events.*"))) == 1
     assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 4
+    # A run that goes on has no need of what it started from.
+    done = subprocess.run([*command, "--from", "nowhere"], capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
     # torchrun must pass on every option, and not take it for one of its own.
-    command += ["--from", "nowhere"]
+    command += ["--out", str(tmp_path / "other"), "--from", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode != 0
     assert "no model 'nowhere'" in done.stderr

@@ -43,6 +43,14 @@ def test_more_codebooks_bring_latents_nearer_and_keep_the_rest(
     assert errors[2] < errors[1] < errors[0]
 
 
+def test_models_whose_card_does_not_say_their_shape_can_be_extended():
+    source = ModelFolder.read(find(DEFAULT_MODEL))
+    card = {name: fact for name, fact in source.card.items() if name != "model"}  # as of Mimi
+    extended = ModelFolder.of(source.files, card).extended(np.zeros((2, 1024, 128), np.float32))
+    assert extended.card["n_codebooks"] == source.card["n_codebooks"] + 2
+    assert "model" not in extended.card
+
+
 def test_what_cannot_be_extended(codec, packed):
     with pytest.raises(InputError, match="codebooks already"):
         learn_codebooks(codec, [packed], 0)

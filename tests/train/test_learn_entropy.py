@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 from typer.testing import CliRunner
 
 import rvq
@@ -12,9 +12,9 @@ from rvq.bitstream.container import dumps, loads, payload_size
 from rvq.bitstream.entropy import FILE, EntropyModel
 from rvq.cli.app import app
 from rvq.codec.models import DEFAULT_MODEL, find
-from rvq.errors import InputError
+from rvq.errors import InputError, ModelError
 from rvq.model_folder import DECODER, ModelFolder
-from rvq.train.entropy import AROUND, LayerNetwork, learn_for
+from rvq.train.entropy import AROUND, LayerNetwork, learn_for, take_over
 
 
 def test_rounding_to_integers_keeps_the_frequencies(codec):
@@ -114,6 +114,25 @@ def test_a_model_with_the_same_codes_takes_it_over(learner, speech):
     assert "other codes" in str(run.exception)
     run = CliRunner().invoke(app, ["learn-entropy", "--model", str(folder)])
     assert "--data" in str(run.exception)
+
+
+def test_only_an_entropy_model_of_the_source_itself_is_taken_over(learner, tmp_path):
+    source, files = tmp_path / "source", ModelFolder.read(learner.folder)
+    files.write(source)
+    with pytest.raises(ModelError, match="no entropy model at"):
+        take_over(source, learner.folder)
+    own = (find(DEFAULT_MODEL) / FILE).read_bytes()
+    fewer = {n: a if n in ("around", "model") else a[:-1] for n, a in load(own).items()}
+    for stale in (load(own) | {"model": np.zeros(32, np.uint8)}, fewer):
+        (source / FILE).write_bytes(save({n: np.ascontiguousarray(a) for n, a in stale.items()}))
+        with pytest.raises(ModelError, match="is not of the model there: give --data"):
+            take_over(source, learner.folder)
+    (source / FILE).write_bytes(own[: len(own) // 2])
+    with pytest.raises(ModelError, match="damaged"):
+        take_over(source, learner.folder)
+    assert not (learner.folder / FILE).exists()
+    (source / FILE).write_bytes(own)
+    assert take_over(source, learner.folder).read_bytes() == own
 
 
 def test_an_entropy_model_of_another_model_is_left_out(learner):

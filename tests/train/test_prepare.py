@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import subprocess
 import zipfile
@@ -13,6 +14,7 @@ import yaml
 
 from rvq.errors import InputError
 from rvq.train import recipe as recipe_module
+from rvq.train.fetch import _unpack_archives
 from rvq.train.prepare import prepare
 from rvq.train.recipe import Recipe, read_recipe
 
@@ -269,6 +271,35 @@ def test_what_cannot_be_written_is_named(recordings: Path, tmp_path: Path) -> No
     (tmp_path / "train" / "read.json").mkdir(parents=True)
     with pytest.raises(InputError, match=r"cannot write .*read\.json"):
         prepare(make_recipe({"name": "read", "folder": "read"}), tmp_path, sources_dir=recordings)
+
+
+@pytest.mark.parametrize("limit", [1_000, 3_000_000])  # in a clip that is held out, in the array
+def test_a_full_disk_leaves_nothing_half_written(
+    recordings: Path, tmp_path: Path, limit: int
+) -> None:
+    write_tone(recordings / "tones" / "long.wav", 70)
+    recipe = make_recipe({"name": "all", "folder": ".", "dev": ["read/anna/*"]})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(InputError, match="cannot write") as caught:
+            prepare(recipe, tmp_path / "out", sources_dir=recordings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(tmp_path / "out") in str(caught.value)
+    assert not list((tmp_path / "out").rglob("*.pcm"))
+    assert not list((tmp_path / "out").rglob("*.npy"))
+
+
+def test_damaged_archives_of_games_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.pk3"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(CLIPS / "english_24khz.ogg", "song.ogg")
+    whole = path.read_bytes()
+    for damaged in (b"no archive", whole[:1_000] + bytes(1_000) + whole[2_000:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"unpack .*data\.pk3 \(.*leave this source out"):
+            _unpack_archives(tmp_path)
 
 
 def test_only_packs_the_named_sources(recordings: Path, tmp_path: Path) -> None:

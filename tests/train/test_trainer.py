@@ -1,5 +1,6 @@
 """The training program: resumable to the bit, stopped cleanly, learning."""
 
+import json
 import os
 import resource
 import signal
@@ -8,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from rvq.errors import InputError, ModelError
 from rvq.model_folder import CODEBOOKS
@@ -84,7 +87,6 @@ def test_resuming_changes_nothing(packed, tmp_path, init_vectors, initialised):
     first.out.mkdir()
     first.save()
     second = Trainer(settings, [packed], tmp_path / "stopped", "cpu")
-    assert second.load()
     assert second.step == 3
     run(second, 3)
     expected, got = flat(straight.state_dict()), flat(second.state_dict())
@@ -109,7 +111,6 @@ def test_a_whole_run_leaves_checkpoint_curves_and_a_model(packed, tmp_path):
     for kept, trained in zip(model.parameters(), trainer.average.parameters(), strict=True):
         assert torch.equal(kept, trained)
     again = Trainer(config(), [packed], tmp_path, "cpu")
-    assert again.load()
     assert again.run()  # nothing left to do
     assert again.step == 8
 
@@ -146,12 +147,12 @@ def test_no_checkpoint_damaged_and_foreign_ones(packed, tmp_path):
     wider = config()
     object.__setattr__(wider.model.network, "width", 24)
     with pytest.raises(ModelError, match="another shape"):
-        Trainer(wider, [packed], tmp_path, "cpu").load()
+        Trainer(wider, [packed], tmp_path, "cpu")
     data = (tmp_path / "checkpoint.pt").read_bytes()
     for damaged in (b"", b"no checkpoint", data[: len(data) // 2]):
         (tmp_path / "checkpoint.pt").write_bytes(damaged)
         with pytest.raises(ModelError) as caught:
-            trainer.load()
+            Trainer(config(), [packed], tmp_path, "cpu")
         assert "\n" not in str(caught.value)
         assert str(tmp_path) in str(caught.value)
 
@@ -160,7 +161,7 @@ def test_no_checkpoint_damaged_and_foreign_ones(packed, tmp_path):
 def test_other_files_of_torch_are_no_checkpoints(packed, tmp_path, state):
     torch.save(state, tmp_path / "checkpoint.pt")
     with pytest.raises(ModelError, match="no checkpoint of"):
-        Trainer(config(), [packed], tmp_path, "cpu").load()
+        Trainer(config(), [packed], tmp_path, "cpu")
     with pytest.raises(ModelError, match="no checkpoint of"):
         load_average(tmp_path / "checkpoint.pt")
 
@@ -261,7 +262,6 @@ def test_codebooks_of_the_average_are_the_current_ones(packed, tmp_path):
 def test_settings_of_optimizers_may_change_between_sessions(packed, tmp_path):
     Trainer(config(), [packed], tmp_path, "cpu").save()
     again = Trainer(config(weight_decay=0.3, betas=(0.5, 0.9)), [packed], tmp_path, "cpu")
-    assert again.load()
     assert again.optimizers["muon"].param_groups[0]["weight_decay"] == 0.3
     for name in ("adamw", "discriminator"):
         assert again.optimizers[name].param_groups[0]["betas"] == (0.5, 0.9)
@@ -303,8 +303,52 @@ def test_a_run_can_start_from_an_exported_model(packed, tmp_path, no_restarts):
             torch.testing.assert_close(model.eval()(audio, 2)[0], expected, atol=0.01, rtol=0.05)
     run(again, 2)
     other = replace(config(), model=replace(config().model, network=SpectralConfig(dim=8)))
-    with pytest.raises(ModelError, match="shape"):
+    with pytest.raises(ModelError, match="has width 16, the configuration's 256"):
         Trainer(other, [packed], tmp_path / "third", "cpu", start=tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "setting", [{"companding": 0.5}, {"sample_rate": 16_000}, {"hop_length": 160}]
+)
+def test_weights_of_networks_with_other_settings_are_refused(setting):
+    model = CodecModel(config().model)
+    network = replace(config().model.network, **setting)
+    other = CodecModel(replace(config().model, network=network))
+    ((name, value),) = setting.items()
+    with pytest.raises(ModelError, match=f"network has {name} {value}, the configuration's"):
+        model.take_over(other)
+
+
+def test_what_a_run_started_from_may_be_gone_when_it_goes_on(packed, tmp_path, monkeypatch):
+    trainer = Trainer(config(), [packed], tmp_path, "cpu")
+    run(trainer, 2)
+    trainer.save()
+    monkeypatch.setattr(CodecModel, "start_from", None)  # would fail if it were called
+    for start in (None, tmp_path / "gone"):
+        resumed = Trainer(config(), [packed], tmp_path, "cpu", start=start)
+        assert resumed.step == 2
+        for kept, saved in zip(
+            resumed.average.parameters(), trainer.average.parameters(), strict=True
+        ):
+            assert torch.equal(kept, saved)
+
+
+def test_what_was_logged_beyond_the_checkpoint_is_logged_anew(packed, tmp_path):
+    trainer = Trainer(config(), [packed], tmp_path, "cpu")
+    run(trainer, 3)
+    trainer.save()
+    lines = [f'{{"step": {step}}}\n' for step in range(1, 6)]
+    (tmp_path / "log.jsonl").write_text("".join(lines) + '{"step": 6, "sec')  # killed in the line
+    curves = SummaryWriter(str(tmp_path))
+    for step in range(1, 6):
+        curves.add_scalar("train/mel", -1.0, step)
+    curves.close()
+    assert Trainer(config(), [packed], tmp_path, "cpu").run()
+    logged = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()]
+    assert logged == list(range(1, 9))
+    points = EventAccumulator(str(tmp_path)).Reload().Scalars("train/mel")
+    assert [point.step for point in points] == list(range(1, 9))
+    assert [point.value < 0 for point in points] == [True] * 3 + [False] * 5
 
 
 def test_a_run_can_start_from_a_model_with_fewer_blocks(packed, tmp_path, no_restarts):
@@ -343,7 +387,7 @@ def test_a_decoder_learns_while_codes_keep_their_meaning(packed, tmp_path, no_re
     again = Trainer(settings, [packed], tmp_path / "second", "cpu", start=start)
     again.run()
     resumed = Trainer(settings, [packed], tmp_path / "second", "cpu")
-    assert resumed.load()
+    assert resumed.step == 8
     export(resumed.average, tmp_path / "after", name="tiny", facts={})
     for file, same in (("encoder.onnx", True), (CODEBOOKS, True), ("decoder.onnx", False)):
         assert ((start / file).read_bytes() == (tmp_path / "after" / file).read_bytes()) == same

@@ -199,8 +199,8 @@ class Header:
         check_magic(fixed)
         if len(fixed) < HEADER_SIZE:
             raise FormatError(
-                f"this .rvq file ends inside its header, after {len(fixed)} of {HEADER_SIZE} bytes: "
-                "copy it again"
+                f"this .rvq file ends inside its header, after {len(fixed)} of {HEADER_SIZE} "
+                "bytes: copy it again"
             )
         if not _sealed(fixed):
             raise FormatError(

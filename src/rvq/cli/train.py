@@ -28,6 +28,7 @@ def train(
 
         from rvq.codec.models import find
         from rvq.nn.distributed import process_group
+        from rvq.train.checkpoint import CHECKPOINT
         from rvq.train.config import read_config, shipped_config
         from rvq.train.trainer import Trainer
     except ImportError as error:
@@ -36,10 +37,12 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     settings = read_config(config if config.exists() else shipped_config(str(config)))
-    first = find(start) if start else None
+    out = out or Path("runs") / settings.name
+    # What a run once started from may be gone when it goes on.
+    first = find(start) if start and not (out / CHECKPOINT).exists() else None
     with process_group():
-        trainer = Trainer(settings, data, out or Path("runs") / settings.name, start=first)
-        if trainer.load() and trainer.first:
+        trainer = Trainer(settings, data, out, start=first)
+        if trainer.step and trainer.first:
             typer.echo(f"resuming {trainer.out} at step {trainer.step}")
         done = trainer.run()
         if trainer.first:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import cached_property
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from rvq.bitstream.codes import Codes
 from rvq.bitstream.container import dumps, loads
 from rvq.bitstream.entropy import FILE, EntropyModel
 from rvq.codec.defaults import BEAM_SIZE
-from rvq.codec.frames import FrameDecoder, FrameEncoder
+from rvq.codec.frames import FrameDecoder, FrameEncoder, as_samples
 from rvq.codec.models import DEFAULT_MODEL, find
 from rvq.codec.runtime import Runtime, load_runtime
 from rvq.codec.segments import SegmentDecoder, SegmentEncoder, SegmentRuntime
@@ -51,9 +51,16 @@ class Codec:
     def load(cls, name_or_path: str | Path = DEFAULT_MODEL, *, threads: int = 1) -> "Codec":
         """Load a model of the package by name, or an exported folder.
 
+        Args:
+            name_or_path: of the model.
+            threads: processor threads that share a call; 0 for all cores.
+
         Raises:
             ModelError: there is no such model, or it is damaged.
+            InputError: threads is no number of threads.
         """
+        if not isinstance(threads, int | Integral) or threads < 0:
+            raise InputError(f"threads must be an integer, 0 for all cores, got {threads!r}")
         folder = find(name_or_path)
         return cls(load_runtime(folder, threads=threads), folder)
 
@@ -99,11 +106,13 @@ class Codec:
         """Codebooks used at a bitrate in kbps per channel: as many as fit; all for None.
 
         Raises:
-            InputError: less than one codebook needs, or more than there are.
+            InputError: no number, less than one codebook needs, or more than there are.
         """
         available = len(self.runtime.codebooks)
         if bitrate is None:
             return available
+        if not isinstance(bitrate, float | Real):
+            raise InputError(f"bitrate must be a number of kbps, got {bitrate!r}")
         return codebooks_at(bitrate, self.kbps_per_codebook, available)
 
     def frame_encoder(
@@ -261,27 +270,21 @@ class Codec:
             bitrate: constant, kbps per channel before entropy coding; default the model's highest.
             quality: constant instead, 0 to 12; the bitrate follows the sound.
             average: bitrate in kbps per channel to reach on average instead, by what the sound
-                needs from second to second.
+                needs from second to second. It counts the bits of the file's codes, after entropy
+                coding, and is reached over time: recordings of a few seconds may end above it.
+                Quality rises to 12 at most, which is about 11.7 kbps of speech: a higher average
+                is accepted, as bitrates are, and not reached.
             beam_size: code sequences that the search follows at once, 1 to 32. 1 is greedy search:
                 a little faster and a little worse, and the codes of a lower constant bitrate are
                 exactly the first ones of a higher.
 
         Raises:
-            InputError: audio of another shape, empty or not finite; bitrate out of range.
+            InputError: audio of another shape, empty, not finite or far out of range; bitrate out
+                of range.
         """
-        audio = np.asarray(audio)
-        if audio.ndim != 2 or not np.issubdtype(audio.dtype, np.floating):
-            raise InputError(
-                "audio must be floating point, [channels, samples]; "
-                f"got {audio.dtype} of shape {audio.shape}"
-                + ("; divide int16 by 32768" if audio.dtype == np.int16 else "")
-            )
+        audio = as_samples(audio)
         if not audio.size:
             raise InputError(f"audio must have samples, got {audio.shape}")
-        with np.errstate(over="ignore"):
-            audio = audio.astype(np.float32)
-        if not np.isfinite(audio).all():
-            raise InputError("audio contains NaN or infinity; repair or remove those samples")
         encoder = self.encoder_for(
             len(audio),
             sample_rate,
@@ -332,17 +335,20 @@ class Codec:
 
         Raises:
             ModelError: codes of another model.
-            InputError: codes that the model does not have.
+            InputError: no `Codes`, or codes that the model does not have.
             FormatError: more samples than the codes can stand for.
         """
-        self.check_model(codes.model_hash)
-        indices = codes.indices
-        if codes.n_codebooks > len(self.runtime.codebooks) or (
-            indices.size and not -1 <= indices.min() <= indices.max() < self.codebook_size
-        ):
+        if not isinstance(codes, Codes):
             raise InputError(
-                f"codes {indices.shape} do not fit {len(self.runtime.codebooks)} codebooks of "
-                f"{self.codebook_size}"
+                f"codes to decode must be rvq.Codes, got {type(codes).__name__}; `Codec.codes` "
+                "makes them of an array"
+            )
+        self.check_model(codes.model_hash)
+        indices, available = codes.indices, len(self.runtime.codebooks)
+        if codes.n_codebooks > available or codes.codebook_size != self.codebook_size:
+            raise InputError(
+                f"codes of {codes.n_codebooks} codebooks of {codes.codebook_size} do not fit the "
+                f"model's {available} of {self.codebook_size}"
             )
         self.check_length(indices.shape[1], codes.n_samples, codes.sample_rate)
         decoder = self.frame_decoder(channels=len(indices), sample_rate=codes.sample_rate)

@@ -13,6 +13,7 @@ from rvq.bitstream.container import Reader, Writer
 from rvq.codec.codec import Codec
 from rvq.codec.decoding import Damage, FileDecoder
 from rvq.codec.defaults import BEAM_SIZE
+from rvq.codec.frames import check_samples
 from rvq.codec.models import find_by_hash
 from rvq.errors import InputError
 from rvq.replacing import replacing
@@ -102,8 +103,7 @@ def encode_file(
             )
             blocks = SampleBlocks(audio)
             for block in blocks:
-                if not np.isfinite(block).all():
-                    raise InputError(f"{source} contains NaN or infinity; repair it first")
+                check_samples(block, str(source))
                 writer.write(encoder.push(block.T))
                 n_samples += len(block)
                 progress(n_samples / max(audio.frames, n_samples))

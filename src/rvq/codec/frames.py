@@ -6,11 +6,13 @@ for the same reason, and codes come a stretch at a time.
 """
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
+from rvq.bitstream.codes import check_indices
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.runtime import Runtime, State
 from rvq.codec.snapshot import Layout, check_state, load_state, save_state
@@ -26,6 +28,52 @@ _DECAY = 0.7
 """Of the latents from one lost frame to the next."""
 _HELD, _FADE = 3, 5
 """Lost frames at full loudness, and until silence from there."""
+_LOUDEST = 16.0
+"""24 dB above full scale. No recording in [-1, 1] overshoots so far, and one that was left in the
+range of int16 stays below only in silence."""
+
+
+def as_samples(audio: Any, channels: int | None = None) -> Floats:
+    """Audio `[channels, any]` as float32.
+
+    Args:
+        audio: an array of floating-point numbers.
+        channels: how many there must be; default any number.
+
+    Raises:
+        InputError: another shape, no floats, or what `check_samples` refuses.
+    """
+    array = np.asarray(audio)
+    if array.ndim != 2 or array.dtype.kind != "f" or channels not in (None, len(array)):
+        raise InputError(
+            f"audio must be floating point, [{channels or 'channels'}, samples]; "
+            f"got {array.dtype} of shape {array.shape}"
+            + ("; divide int16 by 32768" if array.dtype == np.int16 else "")
+        )
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        array = array.astype(np.float32, copy=False)
+    check_samples(array, "audio")
+    return array
+
+
+def check_samples(samples: Floats, what: str) -> None:
+    """Refuse samples, of any shape, that are no sound in [-1, 1]; some overshoot is.
+
+    Args:
+        samples: floating-point numbers.
+        what: their name in the error, a file's for instance.
+
+    Raises:
+        InputError: NaN, infinity, or beyond 16.
+    """
+    peak = max(samples.max(initial=0), -samples.min(initial=0))  # NaN if any sample is
+    if peak <= _LOUDEST:
+        return
+    if not np.isfinite(peak):
+        raise InputError(f"{what} contains NaN or infinity; repair or remove those samples")
+    raise InputError(
+        f"{what} reaches {peak:g}, and samples are expected in [-1, 1]: divide int16 by 32768"
+    )
 
 
 class Resampler:
@@ -99,7 +147,12 @@ class FrameEncoder:
         self._pending = np.empty((channels, 0), np.float32)
 
     def push(self, audio: Floats) -> Indices:
-        """Samples `[channels, any]` -> codes now complete, `[channels, n, n_codebooks]`."""
+        """Samples `[channels, any]` in [-1, 1] -> codes now complete, `[channels, n, n_codebooks]`.
+
+        Raises:
+            InputError: see `as_samples`.
+        """
+        audio = as_samples(audio, len(self._pending))
         self._pending = np.concatenate([self._pending, self._resampler.push(audio)], axis=1)
         return self._encode(self._pending.shape[1] // self._runtime.hop_length, False)
 
@@ -200,8 +253,21 @@ class FrameDecoder:
         self._gains = deque([1.0] * runtime.delay)
 
     def push(self, indices: Indices) -> Floats:
-        """Codes `[channels, n_frames, any prefix]` -> the samples now complete."""
-        latents = decode(indices, self._runtime.codebooks)
+        """Codes `[channels, n_frames, any prefix]` -> the samples now complete.
+
+        Args:
+            indices: integers in [0, codebook_size); -1 where a frame lacks a layer and above it.
+
+        Raises:
+            InputError: other shapes or numbers.
+        """
+        codebooks, channels = self._runtime.codebooks, len(self._last)
+        check_indices(indices, codebooks.shape[1])
+        if len(indices) != channels or indices.shape[2] > len(codebooks):
+            raise InputError(
+                f"codes must be [{channels}, any, 1 to {len(codebooks)}], got {indices.shape}"
+            )
+        latents = decode(indices, codebooks)
         if latents.shape[1]:
             self._last, self._n_lost = latents[:, -1], 0
         return self._resampler.push(self._decode(latents, [1.0] * latents.shape[1]))

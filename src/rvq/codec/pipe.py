@@ -7,7 +7,6 @@ All numbers are big-endian; the model is the first bytes of its hash. A stream e
 """
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -77,18 +76,38 @@ def encode_pipe(
 ) -> None:
     """Raw PCM -> packets, each written as soon as its samples have come.
 
+    Nothing is written before the first samples are looked at.
+
     Raises:
-        InputError: arguments out of range, NaN or infinity, or nobody reads the output any more.
+        InputError: arguments out of range, a file instead of samples, samples that are NaN,
+            infinite or far out of range, nobody reads the output any more; or, when the rest is
+            written, the input ends within a sample of all channels.
     """
     if not 1 <= channels <= 255:
         raise InputError(f"channels must be 1 to 255, got {channels}")
     dtype = _dtype(sample_format)
     encoder = codec.stream_encoder(channels=channels, sample_rate=sample_rate, bitrate=bitrate)
-    head = StreamHeader(channels, sample_rate, bytes.fromhex(codec.model_hash)[:8])
-    _write(target, head.to_bytes())
-    for samples in _samples(source, channels, dtype):
-        _write_packets(target, encoder.push(samples))
-    _write_packets(target, encoder.flush())
+    head = StreamHeader(channels, sample_rate, bytes.fromhex(codec.model_hash)[:8]).to_bytes()
+    read = getattr(source, "read1", source.read)  # does not wait for a full buffer
+    step, rest = channels * dtype.itemsize, b""
+    while data := read(1 << 16):
+        if head and data.startswith(_FILES):
+            raise InputError(
+                "this is a file, and its header would become sound: `rvq encode` codes files, "
+                "and FFmpeg's `-f s16le` makes raw samples of them"
+            )
+        data = rest + data
+        whole = len(data) // step * step
+        rest = data[whole:]
+        packets = encoder.push(_audio(data[:whole], channels, dtype))
+        _write(target, head + _framed(packets))
+        head = b""
+    _write(target, head + _framed(encoder.flush()))
+    if rest:
+        raise InputError(
+            f"the input ends {len(rest)} of {step} bytes into a sample of all channels; what came "
+            "before is encoded: is it cut, or of another format or number of channels?"
+        )
 
 
 def decode_pipe(
@@ -127,26 +146,12 @@ def decode_pipe(
     return whole
 
 
-def _samples(source: BinaryIO, channels: int, dtype: np.dtype) -> Iterator[Floats]:
-    """Samples `[channels, any]`, as many as there are at a time."""
-    step = channels * dtype.itemsize
-    read = getattr(source, "read1", source.read)  # does not wait for a full buffer
-    rest = b""
-    first = True
-    while data := read(1 << 16):
-        if first and data.startswith(_FILES):
-            raise InputError(
-                "this is a file, and its header would become sound: `rvq encode` codes files, "
-                "and FFmpeg's `-f s16le` makes raw samples of them"
-            )
-        first = False
-        data = rest + data
-        whole = len(data) // step * step
-        rest = data[whole:]
-        samples = np.frombuffer(data[:whole], dtype).reshape(-1, channels).T
-        scale = 1 / 32768 if dtype.kind == "i" else 1
-        with np.errstate(invalid="ignore"):  # of other numbers taken for floats: refused later
-            yield (samples * np.float32(scale)).astype(np.float32)
+def _audio(pcm: bytes, channels: int, dtype: np.dtype) -> Floats:
+    """Whole samples as `[channels, any]`."""
+    samples = np.frombuffer(pcm, dtype).reshape(-1, channels).T
+    scale = 1 / 32768 if dtype.kind == "i" else 1
+    with np.errstate(invalid="ignore"):  # of other numbers taken for floats: refused later
+        return (samples * np.float32(scale)).astype(np.float32)
 
 
 def _pcm(samples: Floats, dtype: np.dtype) -> bytes:
@@ -163,8 +168,8 @@ def _dtype(sample_format: str) -> np.dtype:
     return np.dtype(SAMPLE_FORMATS[sample_format])
 
 
-def _write_packets(target: BinaryIO, packets: list[bytes]) -> None:
-    _write(target, b"".join(len(packet).to_bytes(2, "big") + packet for packet in packets))
+def _framed(packets: list[bytes]) -> bytes:
+    return b"".join(len(packet).to_bytes(2, "big") + packet for packet in packets)
 
 
 def _write(target: BinaryIO, data: bytes) -> None:

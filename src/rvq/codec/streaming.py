@@ -1,5 +1,6 @@
 """Samples in, packets out, and back, as they come: for calls, pipes and anything live."""
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from rvq.codec.snapshot import Layout, check_state, load_state, save_state
 from rvq.errors import FormatError, InputError
 
 Floats = npt.NDArray[np.float32]
+
+_LATE = 256
+"""Frames, 3.4 s, by which a packet may be late. Numbers start again, so one that is behind may as
+well be ahead after an outage; no network holds packets back for longer, and outages do last."""
 
 
 class StreamEncoder:
@@ -44,8 +49,10 @@ class StreamEncoder:
         beam_size: int = BEAM_SIZE,
         frames_per_packet: int = 1,
     ) -> None:
-        if frames_per_packet < 1:
-            raise InputError(f"frames_per_packet must be at least 1, got {frames_per_packet}")
+        if not isinstance(frames_per_packet, int | Integral) or frames_per_packet < 1:
+            raise InputError(
+                f"frames_per_packet must be an integer of at least 1, got {frames_per_packet!r}"
+            )
         _check_causal(runtime)
         self._runtime = runtime
         self._frames = FrameEncoder(
@@ -65,32 +72,28 @@ class StreamEncoder:
 
     @property
     def n_codebooks(self) -> int:
-        """Codes per frame; setting it changes the bitrate from the next packet on."""
+        """Codes per frame; setting it changes the bitrate from the next frame on.
+
+        A packet that waits for more frames is cut short, and leaves with the next push.
+
+        Raises:
+            InputError: no integer, or more than the model or a packet has.
+        """
         return self._frames.n_codebooks
 
     @n_codebooks.setter
     def n_codebooks(self, n: int) -> None:
         most = min(MAX_CODEBOOKS, len(self._runtime.codebooks))
-        if not 1 <= n <= most:
-            raise InputError(f"n_codebooks must be 1 to {most}, got {n}")
+        if not isinstance(n, int | Integral) or not 1 <= n <= most:
+            raise InputError(f"n_codebooks must be an integer, 1 to {most}, got {n!r}")
         self._frames.n_codebooks = n
 
     def push(self, samples: Floats) -> list[bytes]:
         """Samples `[channels, any]` in [-1, 1] -> the packets now complete.
 
         Raises:
-            InputError: another number of channels, no floats, or NaN or infinity.
+            InputError: another number of channels, no floats, NaN, infinity, or far out of range.
         """
-        samples = np.asarray(samples)
-        if samples.ndim != 2 or len(samples) != self._channels or samples.dtype.kind != "f":
-            raise InputError(
-                f"samples must be floating point, [{self._channels}, any]; "
-                f"got {samples.dtype} of shape {samples.shape}"
-            )
-        with np.errstate(over="ignore"):
-            samples = samples.astype(np.float32, copy=False)
-        if not np.isfinite(samples).all():
-            raise InputError("samples contain NaN or infinity")
         return self._pack(self._frames.push(samples), False)
 
     def flush(self) -> list[bytes]:
@@ -186,7 +189,7 @@ class StreamDecoder:
         if indices.shape[2] > n_codebooks or indices.max() >= size:
             return nothing
         missing = (parsed.number - self._next) % NUMBERS if self._next is not None else 0
-        if missing >= NUMBERS // 2:  # it is late: its place is taken
+        if missing >= NUMBERS - _LATE:  # its place is taken
             return nothing
         concealed = self.conceal(missing) if missing else nothing
         self._next = (parsed.number + indices.shape[1]) % NUMBERS

@@ -4,10 +4,12 @@ The search weighs squared error against λ · bits. Of the noise in pauses only 
 heard: there, frames have one layer, chosen with a greater λ. They cost little, and the noise stays.
 """
 
+from numbers import Real
+
 import numpy as np
 import numpy.typing as npt
 
-from rvq.bitstream.bitrates import kbps_per_codebook
+from rvq.bitstream.bitrates import codebooks_at, kbps_per_codebook
 from rvq.bitstream.entropy import EntropyModel
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.entropy_constrained import EntropyConstrainedSearch
@@ -53,10 +55,11 @@ class VariableEncoder(FrameEncoder):
         n_codebooks: the most codes per frame.
         beam_size: hypotheses that the search follows per frame, 1 to 32; 1 is greedy search.
         quality: constant; every step of 1 makes a bit worth half the error. About 3 to 9.
-        bitrate: or the average to reach, kbps per channel; the quality follows.
+        bitrate: or the average to reach, kbps per channel, from one codebook's to all of them; the
+            quality follows, up to 12. What is counted and how near it comes: `Codec.encode`.
 
     Raises:
-        InputError: neither quality nor bitrate, or both, or out of range.
+        InputError: neither quality nor bitrate, or both, no number, or out of range.
     """
 
     def __init__(
@@ -73,16 +76,15 @@ class VariableEncoder(FrameEncoder):
     ) -> None:
         if (quality is None) == (bitrate is None):
             raise InputError("give either a quality or an average bitrate")
+        for name, value in (("quality", quality), ("an average bitrate", bitrate)):
+            if value is not None and not isinstance(value, Real):
+                raise InputError(f"{name} must be a number, got {value!r}")
         if quality is not None and not 0 <= quality <= 12:
             raise InputError(f"quality must be 0 to 12, got {quality:g}")
-        each = kbps_per_codebook(runtime.frame_rate, runtime.codebooks.shape[1])
-        most = each * len(runtime.codebooks)
-        if bitrate is not None and not each <= bitrate <= most:
-            raise InputError(
-                f"an average bitrate must be {each:g} to {most:g} kbps, got {bitrate:g}"
-            )
-        # An average bitrate starts from the quality that speech gets at it, about.
         if bitrate is not None:
+            each = kbps_per_codebook(runtime.frame_rate, runtime.codebooks.shape[1])
+            codebooks_at(bitrate, each, len(runtime.codebooks))  # refuses what none has room for
+            # It starts from the quality that speech gets at it, about.
             quality = float(np.clip((bitrate - _FIRST) / _PER_STEP, 0, 12))
         self._quality = quality or 0.0
         # A layer costs four bytes of every block even where hardly any frame has it.

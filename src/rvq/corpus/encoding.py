@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rvq.codec.codec import Codec
+from rvq.codec.frames import check_samples
 from rvq.corpus.audio import open_recording
 from rvq.corpus.parquet import Row, ShardSummary, ShardWriter, Skipped
 from rvq.corpus.plan import Settings, Shard
@@ -158,8 +159,7 @@ def _encode(
             )
             parts, n_samples = [], 0
             for block in recording.blocks:
-                if not np.isfinite(block).all():
-                    return Skipped(key, "contains NaN or infinity")
+                check_samples(block, "it")
                 audio = block.mean(0, keepdims=True) if settings.mono else block
                 # Narrow at once: an hour of a recording waits here until it is whole.
                 parts.append(encoder.push(np.ascontiguousarray(audio)).astype(np.uint16))

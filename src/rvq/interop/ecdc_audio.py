@@ -15,6 +15,7 @@ from rvq.bitstream.codes import Codes
 from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.files import read_audio, write_audio
+from rvq.codec.frames import check_samples
 from rvq.codec.segments import SegmentRuntime
 from rvq.errors import FormatError, InputError, ModelError
 from rvq.interop.ecdc import EcdcFile, LanguageModel, Segment, dumps, loads
@@ -205,8 +206,7 @@ def encode_ecdc(
     audio, rate = read_audio(source)
     if not audio.size:
         raise InputError(f"{source} holds no audio")
-    if not np.isfinite(audio).all():
-        raise InputError(f"{source} contains NaN or infinity; repair it first")
+    check_samples(audio, str(source))
     audio = _as_channels(audio, model.channels, source)
     if rate != model.sample_rate:
         audio = soxr.resample(audio.T, rate, model.sample_rate).T

@@ -7,7 +7,7 @@ import torch
 from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
-from rvq.errors import InputError
+from rvq.errors import InputError, ModelError
 from rvq.nn.convolution import CausalConv
 from rvq.nn.quantizer import Quantized, QuantizerConfig, ResidualVectorQuantizer
 from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder
@@ -20,6 +20,8 @@ from rvq.nn.spectral import (
 )
 from rvq.nn.unit_variance import scale, scale_to_unit_variance
 
+_GROWING = ("encoder_blocks", "decoder_blocks")
+"""Settings that may be greater than those of the model that a network starts from."""
 _SCALED_BY = 8
 """Examples that a SEANet is scaled by: a few seconds hold thousands of steps of every layer."""
 
@@ -159,8 +161,16 @@ class CodecModel(nn.Module):
         comes out is what it made (Chen et al. 2016, Net2Net); they learn from there.
 
         Raises:
+            ModelError: networks of other settings, which would make something else of the weights.
             RuntimeError: another shape.
         """
+        settings, others = vars(self.config.network), vars(other.config.network)
+        for name, value in settings.items():
+            if name not in _GROWING and others.get(name, value) != value:
+                raise ModelError(
+                    f"the model's network has {name} {others[name]}, the configuration's {value}; "
+                    "give them the same"
+                )
         own, weights = self.state_dict(), other.state_dict()
         for name in own.keys() - weights.keys():
             if ".stack.blocks." in name:

@@ -82,7 +82,7 @@ def write_model_folder(
 def _export_network(part: Part, *, half_weights: bool) -> bytes:
     """A network as ONNX, its batch and time free."""
     examples, outputs = dict(part.inputs), [part.output]
-    if part.state_size:
+    if hasattr(part.network, "state_size"):
         examples["state"] = torch.zeros(1, part.state_size)
         outputs.append("next_state")
     free = torch.export.Dim.DYNAMIC

@@ -37,7 +37,8 @@ class QuantizerConfig:
         restart_every: steps between looks for dead codewords.
         warmup_vectors: training vectors passed through unquantized before k-means sees any; the
             latents of an untrained encoder are nearly all alike and make useless codebooks.
-        init_vectors: vectors gathered after the warm-up for the k-means initialisation.
+        init_vectors: vectors gathered after the warm-up for the k-means initialisation, at least
+            codebook_size.
         balance: how strongly training evens out the use of codewords: of two equally near ones it
             prefers the one used half as often by this share of the codebook's mean distortion.
         dropout: probability that an item is quantized with a random number of codebooks.
@@ -53,6 +54,13 @@ class QuantizerConfig:
     init_vectors: PositiveInt = 30_000
     balance: Share = 0.0
     dropout: Share = 0.8
+
+    def __post_init__(self) -> None:
+        if self.init_vectors < self.codebook_size:
+            raise InputError(
+                f"init_vectors must be at least codebook_size {self.codebook_size}, got "
+                f"{self.init_vectors}: k-means needs a vector for every codeword"
+            )
 
 
 @dataclass(frozen=True)
@@ -381,7 +389,7 @@ class ResidualVectorQuantizer(nn.Module):
             codebook_size=self.config.codebook_size,
             n_iterations=10,
         ).fit(torch.cat(self.pool).numpy())
-        self.set_codebooks(torch.from_numpy(start.codebooks_), len(vectors))
+        self.set_codebooks(torch.tensor(start.codebooks_), len(vectors))
         distributed.copy_first(self.buffers())
         self.pool.clear()
 

@@ -156,7 +156,9 @@ class ConvNeXtStack(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """`[batch, n_frames, width]` and state `[batch, state_size]` -> the same."""
-        state = state.view(-1, *self.shape)
+        # With a kernel of one the state is empty, and a view cannot tell -1 from its size.
+        batch = -1 if self.state_size else state.shape[0]
+        state = state.view(batch, *self.shape)
         pasts = []
         for i, block in enumerate(self.blocks):
             x, past = block(x, state[:, i])

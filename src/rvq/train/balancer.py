@@ -7,12 +7,18 @@ from rvq.nn import distributed
 
 
 class Balancer:
-    """Combines losses of one output so that each contributes its share of the gradient.
+    """Combines losses of one output so that weights alone say what each contributes.
 
-    The gradient of every loss with respect to the output is divided by a running mean of its norm
-    and multiplied by its weight, so that weights are fractions whatever the losses' natural scales.
-    The result is scaled as the gradient of `reference` would be, which keeps its relation to losses
-    outside the balancer (the commitment loss) readable.
+    The gradient of every loss with respect to the output is scaled to the norm of the gradient of
+    `reference`, by running means of both, and multiplied by its weight. What the losses contribute
+    thus stands in the proportion of their weights, whatever the losses' natural scales. Weights
+    need not sum to one and nothing divides by their sum: the reference counts as its loss times its
+    weight, which keeps its relation to losses outside the balancer (the commitment loss) readable.
+
+    Args:
+        weights: of the losses by name, `reference` among them.
+        reference: name of the loss whose scale all others take.
+        decay: of the running means, per measurement.
     """
 
     def __init__(self, weights: dict[str, float], *, reference: str, decay: float = 0.9) -> None:

@@ -11,6 +11,8 @@ from rvq.nn.model import CodecModel
 from rvq.replacing import replacing
 from rvq.train.config import TrainConfig, config_from_dict
 
+CHECKPOINT = "checkpoint.pt"
+"""In the folder of a run."""
 _NEEDED = {"config", "step", "seconds", "model", "average", "discriminator", "balancer"}
 _NEEDED |= {"optimizers", "pool"}
 

@@ -46,7 +46,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Shares of the gradient at the decoder's output, and the resolutions of the spectral losses.
+    """Weights of the losses, and the resolutions of the spectral ones.
+
+    Weights say how the losses' gradients at the decoder's output stand to each other, whatever the
+    losses' own scales; they need not sum to one. All take the scale of the reference, which is the
+    first reconstruction term with a weight, in the order below (see `rvq.train.balancer`).
 
     Spectra count for most: waveform terms of equal weight hold back what codes cannot tell.
 
@@ -56,7 +60,8 @@ class LossConfig:
         adversarial, feature: discriminator terms, once `adversarial_start` is reached.
         waveform_codebooks: codebooks with which the waveform terms (`time` and `complex`) count in
             full; items with fewer count in proportion.
-        commitment: weight of the relative commitment loss, in units of the mel loss.
+        commitment: weight of the relative commitment loss, which is not balanced, beside a
+            reference that counts as its loss times its weight.
         n_ffts, n_mels: window lengths of the spectral losses, multiples of 4, and the mel bands of
             each.
     """

@@ -104,14 +104,20 @@ def take_over(source: Path, folder: Path) -> Path:
         The file written there.
 
     Raises:
-        ModelError: no model at one of them, or `source` has no entropy model.
+        ModelError: no model at one of them, or `source` has no entropy model, a damaged one, or
+            one that another model's codes taught.
         InputError: the two models make other codes.
     """
     old, new = ModelFolder.read(source), ModelFolder.read(folder)
     if any(old.files[file] != new.files[file] for file in (ENCODER, CODEBOOKS)):
         raise InputError(f"{source} and {folder} make other codes of the same sound: give --data")
-    if not (source / FILE).exists():
-        raise ModelError(f"{source} has no entropy model")
+    learned = EntropyModel.load(source / FILE)
+    shape = (old.card["n_codebooks"], old.card["codebook_size"])
+    if (
+        learned.model_hash != old.card["hash"]
+        or (learned.n_codebooks, learned.codebook_size) != shape
+    ):
+        raise ModelError(f"the entropy model in {source} is not of the model there: give --data")
     arrays = load((source / FILE).read_bytes())
     arrays["model"] = np.frombuffer(bytes.fromhex(new.card["hash"]), np.uint8)
     return _write(save(arrays), folder)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -58,10 +59,19 @@ def _unpacked_package(package: str, cache: Path) -> Path:
 
 
 def _unpack_archives(root: Path) -> None:
-    """Replace the zip archives in which games keep their data by the audio files in them."""
+    """Replace the zip archives in which games keep their data by the audio files in them.
+
+    Raises:
+        InputError: one is damaged or encrypted, or what is in it cannot be written.
+    """
     for path in [*root.rglob("*.pk3"), *root.rglob("*.zip")]:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if Path(name).suffix.lower() in AUDIO_ENDINGS:
-                    archive.extract(name, path.with_suffix(""))
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if Path(name).suffix.lower() in AUDIO_ENDINGS:
+                        archive.extract(name, path.with_suffix(""))
+        except OSError as error:
+            raise InputError(f"cannot unpack {path}: {error.strerror or error}") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise InputError(f"cannot unpack {path} ({error}); leave this source out") from None
         path.unlink()

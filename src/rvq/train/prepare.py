@@ -102,7 +102,12 @@ def prepare(
             report = _packed_before(source, recipe, out)
             if report is None:
                 root, origin = fetch(source, cache or out / ".cache", sources_dir)
-                report = _pack(source, recipe, root, origin, out, workers, progress)
+                try:
+                    report = _pack(source, recipe, root, origin, out, workers, progress)
+                except OSError as error:
+                    raise InputError(
+                        f"cannot write {error.filename or out}: {error.strerror or error}"
+                    ) from None
                 _record(report, recipe, out)
             reports.append(report)
     return reports
@@ -221,27 +226,29 @@ def _pack(
     target = out / "train" / f"{source.name}.npy"
     target.parent.mkdir(parents=True, exist_ok=True)
     raw = target.with_suffix(".pcm")
-    with raw.open("wb") as file:
-        for _, samples in decoded(train):
-            samples.tofile(file)
-            offsets.append(offsets[-1] + len(samples))
-    if not offsets[-1] and not dev_clips:
-        raise InputError(f"source {source.name}: none of its files can be read")
-    bandwidth = _bandwidth(power, rate)
-    if offsets[-1]:
-        facts = {
-            "licence": source.licence,
-            "sample_rate": rate,
-            "weight": source.weight,
-            "bandwidth_hz": bandwidth,
-            "clips": offsets,
-        }
-        _write_json(target.with_suffix(".json"), facts)
-        _save_array(target, np.memmap(raw, dtype=np.int16, mode="r"))
-    else:  # what is held out now may have been trained on under an older recipe
-        target.unlink(missing_ok=True)
-        target.with_suffix(".json").unlink(missing_ok=True)
-    raw.unlink()
+    try:
+        with raw.open("wb") as file:
+            for _, samples in decoded(train):
+                file.write(samples.data)
+                offsets.append(offsets[-1] + len(samples))
+        if not offsets[-1] and not dev_clips:
+            raise InputError(f"source {source.name}: none of its files can be read")
+        bandwidth = _bandwidth(power, rate)
+        if offsets[-1]:
+            facts = {
+                "licence": source.licence,
+                "sample_rate": rate,
+                "weight": source.weight,
+                "bandwidth_hz": bandwidth,
+                "clips": offsets,
+            }
+            _write_json(target.with_suffix(".json"), facts)
+            _save_array(target, np.memmap(raw, dtype=np.int16, mode="r"))
+        else:  # what is held out now may have been trained on under an older recipe
+            target.unlink(missing_ok=True)
+            target.with_suffix(".json").unlink(missing_ok=True)
+    finally:
+        raw.unlink(missing_ok=True)
     return PackedSource(
         name=source.name,
         description=source.description,
@@ -292,15 +299,22 @@ def _write_dev(folder: Path, clips: dict[str, npt.NDArray[np.int16]], rate: int)
     if clips:
         folder.mkdir(parents=True)
     for name, samples in clips.items():
-        soundfile.write(folder / f"{name}.flac", samples, rate, subtype="PCM_16")
+        path = folder / f"{name}.flac"
+        try:
+            soundfile.write(path, samples, rate, subtype="PCM_16")
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"cannot write {path}: {error.error_string}") from None
 
 
 def _save_array(path: Path, samples: npt.NDArray[np.int16]) -> None:
     # Not by `replacing`: what an end by force left there would be taken for a packed source.
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, samples)
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            np.save(file, samples)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_json(path: Path, facts: object) -> None:

@@ -1,4 +1,4 @@
-"""The training program: one readable loop, resumable to the bit.
+"""The training program: one readable loop, resumable to the bit on the same device.
 
 Randomness is a function of seed and step, so a checkpoint needs no generator states: weights,
 averages, optimizers, balancer, latents gathered for the codebooks and step are the whole run.
@@ -27,8 +27,9 @@ from rvq.nn.discriminators import build_discriminators
 from rvq.nn.export import read_exported
 from rvq.nn.model import CodecModel
 from rvq.nn.quantizer import Quantized
+from rvq.replacing import replacing
 from rvq.train.balancer import Balancer
-from rvq.train.checkpoint import diverged, read_checkpoint, write_checkpoint
+from rvq.train.checkpoint import CHECKPOINT, diverged, read_checkpoint, write_checkpoint
 from rvq.train.config import ScheduleConfig, TrainConfig
 from rvq.train.data import Crops, load_sources
 from rvq.train.losses import ReconstructionLosses, adversarial_losses, discriminator_loss
@@ -83,17 +84,21 @@ def model_optimizers(
 class Trainer:
     """State of a run, one method per thing that happens to it.
 
+    Made over a checkpoint in the run's folder, it goes on from there; without one the run is new.
+
     Args:
         config: the run.
         data: folders written by `rvq data prepare`.
         out: folder of the run: checkpoint, curves, configuration.
         device: where to train; default the GPU if there is one.
         start: folder of an exported model whose weights and codebooks a new run starts from; it
-            may have fewer blocks than the configuration. Its dead bins are restarted.
+            may have fewer blocks than the configuration. Its dead bins are restarted. A run that
+            goes on from its checkpoint does not look there.
 
     Raises:
         InputError: data or settings that do not fit, or no model for a decoder to start from.
-        ModelError: no model at `start`, or one of another shape.
+        ModelError: no model at `start`, or one of another shape or other settings; or a checkpoint
+            that is damaged or of another model.
     """
 
     def __init__(
@@ -106,7 +111,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.out = out
-        self.checkpoint = out / "checkpoint.pt"
+        self.checkpoint = out / CHECKPOINT
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.device = torch.device(name)
         self.first = distributed.rank() == 0
@@ -141,24 +146,27 @@ class Trainer:
             speed=config.data.speed,
             seed=config.seed,
         )
-        if config.decoder_only and start is None and not self.checkpoint.exists():
-            raise InputError("a decoder learns to decode a model's codes: give the model, --from")
-        self._start(start)
+        if not self.load():
+            self._start(start)
         if config.decoder_only:
             self.model.encoder.requires_grad_(False)
             self.model.quantizer.eval()
-        distributed.copy_first([*self.model.state_dict().values()])
-        self._average.load_state_dict(self.model.state_dict())
-        distributed.copy_first([*self.discriminator.state_dict().values()])
 
     def _start(self, exported: Path | None) -> None:
         """Give a new run its first weights: an exported model's, or what suits examples."""
         if exported is None:
+            if self.config.decoder_only:
+                raise InputError(
+                    "a decoder learns to decode a model's codes: give the model, --from"
+                )
             self.model.start_from(self._examples(_START_BATCHES))
         else:
             self._take_over(exported)
             n_batches = min(_START_BATCHES, math.ceil(_EXAMINED / self.crops.batch_size))
             restart_dead_bins(self.model, self._examples(n_batches)[:_EXAMINED])
+        distributed.copy_first([*self.model.state_dict().values()])
+        self._average.load_state_dict(self.model.state_dict())
+        distributed.copy_first([*self.discriminator.state_dict().values()])
 
     def _examples(self, n_batches: int) -> Tensor:
         """The crops of the first steps, `[n_batches * batch_size, n_samples]`."""
@@ -170,6 +178,8 @@ class Trainer:
         exported = read_exported(start)
         try:
             self.model.take_over(exported)
+        except ModelError as error:
+            raise ModelError(f"a run cannot start from {start}: {error}") from None
         except RuntimeError:
             raise ModelError(
                 f"{start} has another shape than the configuration's model; train it with "
@@ -307,6 +317,7 @@ class Trainer:
         if self.first:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+            self._forget_later_steps()
         stop = _StopSignal()
         total = self.config.schedule.total_steps
         network = self.config.model.network
@@ -318,7 +329,9 @@ class Trainer:
             TextColumn("{task.completed}/{task.total} steps"),
             TimeRemainingColumn(),
         )
-        curves = SummaryWriter(str(self.out)) if self.first else nullcontext()
+        # Of a run that was killed, curves beyond its checkpoint are drawn again.
+        purge = self.step + 1
+        curves = SummaryWriter(str(self.out), purge_step=purge) if self.first else nullcontext()
         bar = Progress(*columns, speed_estimate_period=600, disable=not self.first)
         with stop, curves as writer, bar as progress:
             task = progress.add_task(self.config.name, total=total, completed=self.step)
@@ -366,6 +379,17 @@ class Trainer:
         line = {"step": self.step, "seconds": round(self.seconds, 1), **summary}
         with (self.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
+
+    def _forget_later_steps(self) -> None:
+        """Drop what a run that was killed logged beyond its checkpoint: it will log it again."""
+        log = self.out / "log.jsonl"
+        if not log.exists():
+            return
+        lines = log.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if _logged_step(line) <= self.step]
+        if len(kept) < len(lines):
+            with replacing(log) as temporary:
+                temporary.write_text("".join(kept))
 
     @torch.no_grad()
     def _listen(self, writer: SummaryWriter) -> None:
@@ -416,7 +440,7 @@ class Trainer:
             write_checkpoint(self.state_dict(), self.checkpoint)
 
     def load(self) -> bool:
-        """Take up the checkpoint of the run's folder; False where there is none.
+        """Take up the checkpoint of the run's folder, as a new trainer does; False without one.
 
         The number of processes may be another than the one that wrote it.
 
@@ -455,6 +479,14 @@ class Trainer:
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """What a configuration says of a group of an optimizer's parameters."""
     return {name: group[name] for name in ("betas", "weight_decay") if name in group}
+
+
+def _logged_step(line: str) -> float:
+    """Step of a line of the log; infinity for one cut short as the run was killed."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 class _StopSignal:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rvq.bitstream.container import dumps, trim
 from rvq.codec.codec import Codec
+from rvq.codec.frames import check_samples
 from rvq.codec.runtime import Runtime
 from rvq.errors import InputError
 from rvq.evaluate.baselines import System
@@ -112,8 +113,7 @@ def read_recording(data: bytes, sample_rate: int) -> tuple[Floats, float]:
         ) from None
     if not len(audio):
         raise InputError("this recording holds no sound")
-    if not np.isfinite(audio).all():
-        raise InputError("this recording contains NaN or infinity; repair it first")
+    check_samples(audio, "this recording")
     mono = np.clip(audio.mean(axis=1), -1, 1)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
