@@ -244,6 +244,8 @@ def test_what_is_not_of_the_model_is_not_decoded(codec, speech):
     for wrong in ({"codebook_size": 2048}, {"indices": np.zeros((1, 10, 19), int)}):
         with pytest.raises(InputError, match="do not fit the model's"):
             codec.decode(replace(codes, **wrong))
+    with pytest.raises(FormatError, match=r"at 4\d* Hz: these codes are damaged"):
+        codec.decode(replace(codes, sample_rate=4 * 10**9))
 
 
 def test_workers_can_be_sent_a_codec(codec, speech):

@@ -25,7 +25,7 @@ def encode(
         float | None, typer.Option(help="Or a constant quality, 0 to 12, at a variable bitrate.")
     ] = None,
     average: Annotated[
-        float | None, typer.Option(help="Or an average bitrate of the file, kbps per channel.")
+        float | None, typer.Option(help="Or an average kbps per channel, after entropy coding.")
     ] = None,
     beam_size: Annotated[
         int,

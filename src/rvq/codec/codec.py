@@ -25,6 +25,8 @@ from rvq.quantize.vectors import as_codes
 
 Floats = npt.NDArray[np.float32]
 
+_FASTEST = 2**24
+"""Hz; no recording has a higher sample rate, and a second of it would fill memory."""
 _BEYOND = 2
 """Seconds by which a recording may be longer than its frames: the last of segments are short."""
 
@@ -243,10 +245,10 @@ class Codec:
         """Refuse to make sound that so few frames cannot stand for: a few bytes could ask for days.
 
         Raises:
-            FormatError: it is longer by seconds.
+            FormatError: it is longer by seconds, or at a sample rate that none has.
         """
         longest = (n_frames / self.frame_rate + _BEYOND) * sample_rate
-        if n_samples > longest:
+        if n_samples > longest or sample_rate > _FASTEST:
             raise FormatError(
                 f"{n_frames} frames cannot stand for {n_samples} samples at {sample_rate} Hz: "
                 "these codes are damaged"

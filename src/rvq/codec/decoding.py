@@ -11,7 +11,7 @@ from rvq.bitstream.container import Reader
 from rvq.codec.codec import Codec
 from rvq.errors import FormatError
 
-_FRAMES_AT_ONCE = 3000
+_FRAMES_AT_ONCE, _SAMPLES_AT_ONCE = 3000, 2**22
 """Of all channels together: blocks may be longer than memory should have to hold as sound."""
 
 
@@ -71,7 +71,10 @@ class FileDecoder:
         decoder = self._codec.frame_decoder(
             channels=header.channels, sample_rate=header.sample_rate
         )
-        at_once = max(1, _FRAMES_AT_ONCE // header.channels)
+        channels = header.channels * self._codec.runtime.channels
+        samples_at_once = _SAMPLES_AT_ONCE // channels
+        frames = float(samples_at_once / header.sample_rate * self._codec.frame_rate)
+        at_once = max(1, min(_FRAMES_AT_ONCE // header.channels, int(frames)))
         left = header.n_samples
         for block in self._reader.blocks():
             self._seen += 1
@@ -91,9 +94,10 @@ class FileDecoder:
             samples = decoder.flush()[:, :left]
             left -= samples.shape[1]
             yield samples
-        if left and self._seen == header.n_blocks:
-            channels = header.channels * self._codec.runtime.channels
-            yield np.zeros((channels, left), np.float32)
+        while left and self._seen == header.n_blocks:
+            samples = np.zeros((channels, min(left, samples_at_once)), np.float32)
+            left -= samples.shape[1]
+            yield samples
 
     @property
     def share(self) -> float:
