@@ -80,9 +80,17 @@ def check_indices(indices: Any, codebook_size: int) -> None:
     least, most = int(indices.min()), int(indices.max())
     if not -1 <= least <= most < codebook_size:
         raise InputError(f"codes must be in 0..{codebook_size - 1}, got {least}..{most}")
-    if least < 0 and (
-        (indices[..., 0] < 0).any() or ((indices[..., 1:] >= 0) & (indices[..., :-1] < 0)).any()
-    ):
+    if least < 0:
+        check_layers(indices)
+
+
+def check_layers(indices: npt.NDArray[np.integer]) -> None:
+    """Refuse codes `[..., n_codebooks]` whose -1 are not those of a variable bitrate.
+
+    Raises:
+        InputError: -1 in the first layer or below one that is there.
+    """
+    if (indices[..., 0] < 0).any() or ((indices[..., 1:] >= 0) & (indices[..., :-1] < 0)).any():
         raise InputError(
             "every frame must have the first layer, and lack all layers above one it lacks"
         )

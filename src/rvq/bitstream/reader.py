@@ -85,6 +85,12 @@ class Reader:
         header = header.with_metadata(source.advance(length), source.advance(CRC.size))
         return header, HEADER_SIZE + length + CRC.size
 
+    @property
+    def damaged_around(self) -> bool:
+        """Whether anything beside the blocks is wrong, as far as it was read: header or end."""
+        end_is_wrong = self.cut_short or bool(self.added_to) or self.whole is False
+        return self.header.repaired or end_is_wrong
+
     def blocks(self, start_frame: int = 0) -> Iterator[Block]:
         """Iterate over the blocks from the one that holds `start_frame`, the first frame being 0.
 

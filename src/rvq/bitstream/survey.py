@@ -18,6 +18,7 @@ class Survey:
         whole: whether the file's checksum agrees; None if it has none or was not reached.
         cut_short: whether the file ends before its end.
         added_to: whether bytes follow its end.
+        damaged: whether anything at all is wrong.
     """
 
     header: Header
@@ -27,13 +28,7 @@ class Survey:
     whole: bool | None
     cut_short: bool
     added_to: bool
-
-    @property
-    def damaged(self) -> bool:
-        """Whether anything at all is wrong."""
-        lost = self.lost + self.weakened > 0
-        wrong = self.cut_short or self.added_to or self.whole is False
-        return lost or wrong or self.header.repaired
+    damaged: bool
 
     @property
     def payload(self) -> int:
@@ -51,12 +46,14 @@ def survey(reader: Reader) -> Survey:
         weakened += stored.layers[0] is not None and not stored.intact
         for layer, data in enumerate(stored.layers):
             layers[layer] += len(data or b"")
+    lost = header.n_blocks - found
     return Survey(
         header=header,
         layers=tuple(layers),
-        lost=header.n_blocks - found,
+        lost=lost,
         weakened=weakened,
         whole=reader.whole,
         cut_short=reader.cut_short,
         added_to=bool(reader.added_to),
+        damaged=lost + weakened > 0 or reader.damaged_around,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.bitstream.blocks import StoredBlock, write_layers
+from rvq.bitstream.codes import check_layers
 from rvq.bitstream.entropy import EntropyModel
 from rvq.bitstream.header import CRC, HEADER_SIZE, MAX_CODED_FRAMES, VERSION, Header
 from rvq.bitstream.layers import encode_layers
@@ -186,12 +187,8 @@ class Writer:
                 f"codes must be in {least}..{header.codebook_size - 1}, "
                 f"got {indices.min()}..{indices.max()}"
             )
-        if header.variable and (
-            (indices[..., 0] < 0).any() or ((indices[..., 1:] >= 0) & (indices[..., :-1] < 0)).any()
-        ):
-            raise InputError(
-                "every frame must have the first layer, and lack all layers above one it lacks"
-            )
+        if header.variable:
+            check_layers(indices)
         if self._n_frames + indices.shape[1] > 2**32 - 1:
             raise InputError("an .rvq file holds at most 2**32 - 1 frames: start another file")
         done = 0

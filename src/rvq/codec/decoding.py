@@ -73,8 +73,8 @@ class FileDecoder:
         )
         channels = header.channels * self._codec.runtime.channels
         samples_at_once = _SAMPLES_AT_ONCE // channels
-        frames = float(samples_at_once / header.sample_rate * self._codec.frame_rate)
-        at_once = max(1, min(_FRAMES_AT_ONCE // header.channels, int(frames)))
+        frames = int(samples_at_once * self._codec.frame_rate / header.sample_rate)
+        at_once = max(1, min(_FRAMES_AT_ONCE // header.channels, frames))
         left = header.n_samples
         for block in self._reader.blocks():
             self._seen += 1
@@ -107,8 +107,7 @@ class FileDecoder:
     @property
     def damage(self) -> Damage:
         """What was wrong, once all pieces are out."""
-        header = self.header
-        lost = self._lost + header.n_blocks - self._seen
-        wrong = self._reader.whole is False or bool(self._reader.added_to)
-        noticed = header.repaired or lost + self._weakened > 0 or wrong
-        return Damage(header.n_blocks, lost, self._weakened, noticed)
+        n_blocks = self.header.n_blocks
+        lost = self._lost + n_blocks - self._seen
+        noticed = lost + self._weakened > 0 or self._reader.damaged_around
+        return Damage(n_blocks, lost, self._weakened, noticed)

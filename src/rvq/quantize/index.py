@@ -95,7 +95,7 @@ class Index:
 
     def add(self, x: npt.ArrayLike) -> None:
         """Encode vectors `[n, dim]` and keep their codes."""
-        self.add_codes(self._quantizer.encode(as_vectors(x)))
+        self.add_codes(self._quantizer.encode(x))
 
     def add_codes(self, codes: npt.ArrayLike) -> None:
         """Keep vectors that are codes already, `[n, n_codebooks]`.

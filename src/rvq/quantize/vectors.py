@@ -36,6 +36,8 @@ def as_vectors(x: Any, dim: int | None = None, *, distances: bool = True) -> Flo
         raise InputError(f"vectors must be [..., {dim}] as in fit, got shape {given.shape}")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
         array = np.ascontiguousarray(given, np.float32)
+    if distances and _short(_squares(array)):  # nor is any of them NaN or infinite
+        return array
     if not np.isfinite(array).all():
         if np.isfinite(given).all():
             raise InputError("vectors do not fit float32; scale them down")
@@ -51,10 +53,19 @@ def squared_norms(vectors: Floats, what: str) -> Floats:
     Raises:
         InputError: a vector, called `what`, is longer than 1e18.
     """
-    squares: Floats = np.einsum("...d,...d->...", vectors, vectors)
-    if not (squares <= _LONGEST**2).all():
+    squares = _squares(vectors)
+    if not _short(squares):
         raise InputError(f"{what} are too large for distances in float32; scale them down")
     return squares
+
+
+def _squares(vectors: Floats) -> Floats:
+    squares: Floats = np.einsum("...d,...d->...", vectors, vectors)
+    return squares
+
+
+def _short(squares: Floats) -> bool:
+    return bool((squares <= _LONGEST**2).all())
 
 
 def as_codes(codes: Any, *, most: int, codebook_size: int) -> npt.NDArray[np.int64]:
