@@ -61,7 +61,7 @@ def write_layers(block: StoredBlock) -> bytes:
     return b"".join(parts)
 
 
-class Source:
+class Peekable:
     """Bytes of a file or pipe, with a view of those ahead.
 
     Args:
@@ -107,7 +107,7 @@ class Source:
         return data
 
 
-def read_blocks(source: Source, header: Header, index: int) -> Iterator[StoredBlock]:
+def read_blocks(source: Peekable, header: Header, index: int) -> Iterator[StoredBlock]:
     """Blocks from `index` on, which stands next in the source, past whatever is damaged."""
     return _BlockReader(source, header).blocks(index)
 
@@ -130,7 +130,7 @@ class _Layer:
 
 
 class _BlockReader:
-    def __init__(self, source: Source, header: Header) -> None:
+    def __init__(self, source: Peekable, header: Header) -> None:
         self._source = source
         self._header = header
         self._framing = Framing2() if header.version == 2 else Framing()

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.bitstream import version1
-from rvq.bitstream.blocks import Source, StoredBlock, read_blocks
+from rvq.bitstream.blocks import Peekable, StoredBlock, read_blocks
 from rvq.bitstream.entropy import EntropyModel
 from rvq.bitstream.header import CRC, HEADER_SIZE, MAGIC, Header, metadata_size, repairable
 from rvq.bitstream.layers import decode_layers
@@ -66,7 +66,7 @@ class Reader:
         self.whole: bool | None = None
         self.added_to: bool | None = None
         self.cut_short = False
-        self._source = Source(file, self._start)
+        self._source = Peekable(file, self._start)
         self.header, self.header_size = self._read_header()
         self._next = 0  # block that a pipe stands at
 
@@ -123,7 +123,7 @@ class Reader:
     def _payloads(self, first: int) -> Iterator[StoredBlock]:
         source = self._source
         if self._start is not None:
-            source, self._next = Source(self._file, self._start + self.header_size), 0
+            source, self._next = Peekable(self._file, self._start + self.header_size), 0
         source.crc = 0
         from_start = self._next == 0
         read = read_blocks if self.header.version > 1 else version1.read_blocks

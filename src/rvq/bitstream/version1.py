@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rvq.bitstream.blocks import Source, StoredBlock
+from rvq.bitstream.blocks import Peekable, StoredBlock
 from rvq.bitstream.header import CRC, Header
 from rvq.bitstream.packing import pack, packed_size, unpack
 from rvq.errors import FormatError, InputError
@@ -56,7 +56,7 @@ def read_header(data: bytes) -> Header:
         raise FormatError(f"the header of this .rvq file is impossible: {error}") from error
 
 
-def read_blocks(source: Source, header: Header, index: int) -> Iterator[StoredBlock]:
+def read_blocks(source: Peekable, header: Header, index: int) -> Iterator[StoredBlock]:
     """Blocks from `index` on, which stands next in the source."""
     lost = (None,) * header.n_codebooks
     for number in range(index, header.n_blocks):

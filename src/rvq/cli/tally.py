@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rvq.corpus.encoding import Progress as Tally
+    from rvq.corpus.encoding import Tally
 
 _SECONDS_BETWEEN_LINES = 30
 

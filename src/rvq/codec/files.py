@@ -1,7 +1,7 @@
 """Audio files <-> .rvq files, block by block, so that hours take no more memory than seconds."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -16,10 +16,8 @@ from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.frames import check_samples
 from rvq.codec.models import find_by_hash
 from rvq.errors import InputError
+from rvq.progress import Progress
 from rvq.replacing import replacing
-
-Progress = Callable[[float], None]
-"""Called with the share of the work done, 0 to 1."""
 
 AUDIO_ENDINGS = frozenset(
     (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")

@@ -22,7 +22,7 @@ _MOST_CHANNELS = 255
 
 
 @dataclass(frozen=True)
-class Progress:
+class Tally:
     """How far tokenising is.
 
     Attributes:
@@ -83,7 +83,7 @@ def _codec(model: str, model_hash: str) -> Codec:
     return codec
 
 
-def write_shard(task: Task, report: Callable[[Progress], None]) -> ShardSummary:
+def write_shard(task: Task, report: Callable[[Tally], None]) -> ShardSummary:
     """Tokenise the sources of a shard; after every recording `report` is told."""
     writer = ShardWriter(task.shard.path, task.settings.n_codebooks)
     skipped: list[Skipped] = []
@@ -92,13 +92,13 @@ def write_shard(task: Task, report: Callable[[Progress], None]) -> ShardSummary:
         for outcome, n_bytes in _outcomes(task):
             if isinstance(outcome, Skipped):
                 skipped.append(outcome)
-                report(Progress(n_bytes, 0, n_skipped=1))
+                report(Tally(n_bytes, 0, n_skipped=1))
                 continue
             for row in outcome:
                 writer.write(row)
             duration = outcome[0].n_samples / outcome[0].sample_rate
             n_recordings, seconds = n_recordings + 1, seconds + duration
-            report(Progress(n_bytes, 0, n_recordings=1, seconds=duration))
+            report(Tally(n_bytes, 0, n_recordings=1, seconds=duration))
         summary = ShardSummary(n_recordings, seconds, task.shard.n_bytes, tuple(skipped))
         writer.close(summary)
     except BaseException:
@@ -107,7 +107,7 @@ def write_shard(task: Task, report: Callable[[Progress], None]) -> ShardSummary:
     return summary
 
 
-def read_only(task: Task, report: Callable[[Progress], None]) -> None:
+def read_only(task: Task, report: Callable[[Tally], None]) -> None:
     """Do what `write_shard` does and keep nothing, to see whether the process survives it."""
     for _ in _outcomes(task):
         pass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rvq.codec.codec import Codec
 from rvq.codec.models import DEFAULT_MODEL, find
-from rvq.corpus.encoding import Place, Progress, Task, read_only, write_shard
+from rvq.corpus.encoding import Place, Tally, Task, read_only, write_shard
 from rvq.corpus.parquet import ShardSummary, Skipped, read_summary
 from rvq.corpus.plan import Plan, Settings, Shard, make_plan
 from rvq.corpus.pool import WorkerDiedError, run_pool
@@ -50,7 +50,7 @@ def tokenize(
     workers: int | None = None,
     ray: str | None = None,
     shard_bytes: int | None = None,
-    progress: Callable[[Progress], None] = lambda progress: None,
+    progress: Callable[[Tally], None] = lambda progress: None,
 ) -> Tokenized:
     """Turn recordings into Parquet of codes; a call that was killed goes on where it stood.
 
@@ -85,7 +85,7 @@ def tokenize(
     return _finish(plan)
 
 
-def _run_here(plan: Plan, workers: int, progress: Callable[[Progress], None]) -> None:
+def _run_here(plan: Plan, workers: int, progress: Callable[[Tally], None]) -> None:
     """In worker processes; recordings that kill them are found out and skipped."""
     fatal: frozenset[str] = frozenset()
     unexplained = 0
@@ -119,7 +119,7 @@ def _kills(plan: Plan, text: str) -> str | None:
     return None
 
 
-def _run_on_ray(plan: Plan, address: str, progress: Callable[[Progress], None]) -> None:
+def _run_on_ray(plan: Plan, address: str, progress: Callable[[Tally], None]) -> None:
     from rvq.corpus.cluster import run_on_ray
 
     state = _Tally(plan, progress)
@@ -131,13 +131,13 @@ def _run_on_ray(plan: Plan, address: str, progress: Callable[[Progress], None]) 
 class _Tally:
     """Adds up what is done."""
 
-    def __init__(self, plan: Plan, progress: Callable[[Progress], None]) -> None:
-        self.total = Progress(0, plan.n_bytes)
+    def __init__(self, plan: Plan, progress: Callable[[Tally], None]) -> None:
+        self.total = Tally(0, plan.n_bytes)
         self.progress = progress
 
-    def add(self, part: Progress) -> None:
+    def add(self, part: Tally) -> None:
         total = self.total
-        self.total = Progress(
+        self.total = Tally(
             total.n_bytes + part.n_bytes,
             total.of_bytes,
             total.n_recordings + part.n_recordings,
@@ -147,7 +147,7 @@ class _Tally:
         self.progress(self.total)
 
     def add_shard(self, done: ShardSummary) -> None:
-        self.add(Progress(done.n_bytes, 0, done.n_recordings, len(done.skipped), done.seconds))
+        self.add(Tally(done.n_bytes, 0, done.n_recordings, len(done.skipped), done.seconds))
 
 
 def _left(plan: Plan, state: _Tally) -> Iterator[Shard]:

@@ -21,8 +21,9 @@ from torch import nn
 from rvq.codec.codec import Codec
 from rvq.errors import InputError, first_problem
 from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig, tensor_name
+from rvq.progress import Progress
 from rvq.replacing import replacing
-from rvq.train.codes import Integers, Progress, gather
+from rvq.train.codes import Integers, gather
 from rvq.train.trainer import pick_precision
 from rvq.train.yaml_file import read_yaml
 

@@ -1,6 +1,5 @@
 """Codes of packed recordings, for what learns from them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +7,10 @@ import numpy.typing as npt
 
 from rvq.codec.codec import Codec
 from rvq.errors import InputError
+from rvq.progress import Progress
 from rvq.train.data import load_sources
 
 Integers = npt.NDArray[np.int64]
-Progress = Callable[[float], None]
-"""Called with the share of the work done, 0 to 1."""
 
 _PIECE_SECONDS = 20
 _SHARE_OF_SILENCE = 0.02

@@ -20,8 +20,9 @@ from rvq.bitstream.tables import TOP
 from rvq.codec.codec import Codec
 from rvq.errors import InputError, ModelError
 from rvq.model_folder import CODEBOOKS, ENCODER, ModelFolder
+from rvq.progress import Progress
 from rvq.replacing import replacing
-from rvq.train.codes import Integers, Progress, gather
+from rvq.train.codes import Integers, gather
 
 WIDTH = 64
 """Principal components of the codewords that networks look at, if there are so many."""

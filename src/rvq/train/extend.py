@@ -13,9 +13,9 @@ import numpy.typing as npt
 from rvq.codec.codec import Codec
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.errors import InputError, ModelError
+from rvq.progress import Progress
 from rvq.quantize.residual import ResidualQuantizer
 from rvq.quantize.search import decode
-from rvq.train.codes import Progress
 from rvq.train.config import DataConfig
 from rvq.train.data import Crops, load_sources
 
