@@ -196,8 +196,9 @@ def test_pipes_are_read_forward_and_written_by_trim():
     with pytest.raises(InputError, match="pipe"):
         reader.blocks()
     target = Pipe()
-    trim(Pipe(data), target, 1)
+    assert not trim(Pipe(data), target, 1).damaged
     assert bytes(target.received) == write(codes.prefix(1), (), 8)
+    assert trim(Pipe(data[:-9]), Pipe(), 1).weakened == 1
     with pytest.raises(InputError, match="pipe"):
         Writer(
             Pipe(), channels=1, n_codebooks=1, codebook_size=2, sample_rate=1, model_hash="0" * 16

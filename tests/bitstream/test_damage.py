@@ -107,7 +107,7 @@ def test_every_bit_flip_is_put_right_and_reported(variable):
         assert reader.header.repaired or reader.whole is False
         assert_right(blocks, codes)
         target = io.BytesIO()
-        trim(io.BytesIO(damaged), target, 2)
+        assert trim(io.BytesIO(damaged), target, 2).damaged
         assert Reader(io.BytesIO(target.getvalue())).header.n_codebooks == 2
 
 
@@ -141,7 +141,7 @@ def test_every_truncation_keeps_what_is_before_it():
         assert sum(block.lost_layers for block in blocks) or length >= len(data) - 4
         assert_right(blocks, codes)
         target = io.BytesIO()
-        trim(io.BytesIO(data[:length]), target, 1)
+        assert trim(io.BytesIO(data[:length]), target, 1).damaged
         intact = [block.intact for block in read(target.getvalue(), entropy=MODEL)]
         assert intact[: len(blocks) - 1] == [True] * (len(blocks) - 1)
 

@@ -121,7 +121,7 @@ def test_a_block_of_a_file_is_a_segment_and_cutting_keeps_the_loudness(audio):
     told = {"coded together": "2 channels"}
     assert data == dumps(codes, frames_per_block=12, metadata=told)
     cut = io.BytesIO()
-    header = trim(io.BytesIO(data), cut, 1)
+    header = trim(io.BytesIO(data), cut, 1).header
     assert (header.frames_per_block, header.n_blocks) == (12, 12)
     np.testing.assert_array_equal(codec.decompress(cut.getvalue()), codec.decode(codes.prefix(1)))
     np.testing.assert_array_equal(loads(data).indices, codes.indices)

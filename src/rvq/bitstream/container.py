@@ -17,12 +17,12 @@ from typing import BinaryIO
 import numpy as np
 
 from rvq.bitstream.bitrates import codebooks_at
-from rvq.bitstream.blocks import write_layers
+from rvq.bitstream.blocks import StoredBlock, write_layers
 from rvq.bitstream.codes import Codes
 from rvq.bitstream.entropy import EntropyModel
 from rvq.bitstream.header import CRC, VERSION, Header
 from rvq.bitstream.reader import Block, Reader
-from rvq.bitstream.survey import survey
+from rvq.bitstream.survey import Survey, survey
 from rvq.bitstream.writer import FRAMES_PER_BLOCK, Writer
 from rvq.errors import FormatError, InputError
 
@@ -44,7 +44,7 @@ def trim(
     n_codebooks: int | None = None,
     *,
     bitrate: float | None = None,
-) -> Header:
+) -> Survey:
     """Cut a file to its first codebooks, a lower bitrate, without decoding it.
 
     The result equals, byte for byte, the file that writing only those codes makes. Damaged layers
@@ -58,7 +58,7 @@ def trim(
         bitrate: of the codebooks to keep, kbps per channel before entropy coding.
 
     Returns:
-        The new header.
+        What was found in the source.
 
     Raises:
         FormatError: the header of the source cannot be read.
@@ -72,22 +72,23 @@ def trim(
             f"n_codebooks must be in 1..{reader.header.n_codebooks}, which is what the file has, "
             f"got {n_codebooks}"
         )
-    header = replace(reader.header, n_codebooks=n_codebooks, version=VERSION)
-    target.write(header.to_bytes())
-    crc, intact = 0, True
-    for stored in reader.payloads():
-        if stored.end and None in stored.layers[:n_codebooks]:
-            return header
+    target.write(replace(reader.header, n_codebooks=n_codebooks, version=VERSION).to_bytes())
+    crc = 0
+
+    def keep(stored: StoredBlock) -> None:
+        nonlocal crc
         kept = replace(stored, layers=stored.layers[:n_codebooks])
+        if stored.end and None in kept.layers:  # where the file was cut off
+            return
         data = write_layers(kept)
         crc = zlib.crc32(data, crc)
-        intact = intact and stored.intact
         target.write(data)
-        if stored.end:
-            return header
-    right = intact and reader.whole is not False
-    target.write(CRC.pack(crc if right else crc ^ 0xFFFFFFFF))
-    return header
+
+    found = survey(reader, keep)
+    if not found.cut_short:
+        right = found.lost + found.weakened == 0 and found.whole is not False
+        target.write(CRC.pack(crc if right else crc ^ 0xFFFFFFFF))
+    return found
 
 
 def _codebooks_at(bitrate: float | None, header: Header) -> int:

@@ -1,7 +1,9 @@
 """What a file holds and what is wrong with it, as far as that shows without decoding."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from rvq.bitstream.blocks import StoredBlock
 from rvq.bitstream.header import Header
 from rvq.bitstream.reader import Reader
 
@@ -36,12 +38,18 @@ class Survey:
         return sum(self.layers)
 
 
-def survey(reader: Reader) -> Survey:
-    """Go through a file once."""
+def survey(reader: Reader, visit: Callable[[StoredBlock], None] = lambda stored: None) -> Survey:
+    """Go through a file once.
+
+    Args:
+        reader: of the file.
+        visit: called with every block on the way.
+    """
     header = reader.header
     layers = [0] * header.n_codebooks
     found = weakened = 0
     for stored in reader.payloads():
+        visit(stored)
         found += stored.layers[0] is not None
         weakened += stored.layers[0] is not None and not stored.intact
         for layer, data in enumerate(stored.layers):

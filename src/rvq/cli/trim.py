@@ -22,9 +22,7 @@ def trim(
 
     Exit status 3 if it is damaged, and so what was cut from it.
     """
-    from rvq.bitstream.container import Reader
     from rvq.bitstream.container import trim as cut
-    from rvq.bitstream.survey import survey
     from rvq.codec.files import open_rvq
     from rvq.replacing import replacing
 
@@ -32,18 +30,14 @@ def trim(
     if (codebooks is None) == (bitrate is None):
         raise InputError("say how far to cut: either --bitrate or --codebooks")
     with open_rvq(source) as whole, replacing(target) as temporary, temporary.open("wb") as file:
-        header = cut(whole, file, n_codebooks=codebooks, bitrate=bitrate)
-        damaged = header.repaired
-        if whole.seekable():
-            whole.seek(0)
-            damaged = survey(Reader(whole)).damaged
+        found = cut(whole, file, n_codebooks=codebooks, bitrate=bitrate)
     typer.echo(f"{target}: {target.stat().st_size} bytes")
-    if header.repaired:
+    if found.header.repaired:
         typer.echo(
             f"rvq: the header of {source} was damaged: it was put right, or its metadata left out",
             err=True,
         )
-    elif damaged:
+    elif found.damaged:
         typer.echo(f"rvq: {source} is damaged, and so is {target}: see `rvq info`", err=True)
-    if damaged:
+    if found.damaged:
         raise typer.Exit(IN_PART)
