@@ -97,6 +97,21 @@ def test_one_channel_is_coded_as_all_of_them_and_more_are_refused(audio):
         codec.frame_decoder(channels=2, sample_rate=RATE)
 
 
+def test_what_is_no_sound_and_no_codes_is_refused(audio):
+    encoder = SegmentEncoder(Copying(), channels=2, sample_rate=RATE, n_codebooks=1)
+    for wrong, message in (
+        (audio * np.nan, "NaN or infinity"),
+        (audio[:1], r"audio must be floating point, \[2, samples\]"),
+        (np.zeros((2, 5), np.int16), "divide int16 by 32768"),
+    ):
+        with pytest.raises(InputError, match=message):
+            encoder.push(wrong)
+    decoder = SegmentDecoder(Copying(), channels=1, sample_rate=RATE)
+    for codes in (np.full((1, 2, 1), 10**6), np.full((1, 2, 1), -1), np.zeros((2, 3, 1), np.int64)):
+        with pytest.raises(InputError, match=r"codes must be|must have the first layer"):
+            decoder.push(codes)
+
+
 def test_lost_segments_are_silent_and_others_whole(audio):
     runtime = Copying()
     codes, sound = through(runtime, audio, 400, 1000)

@@ -76,6 +76,20 @@ def check_samples(samples: Floats, what: str) -> None:
     )
 
 
+def check_codes(indices: Indices, channels: int, codebooks: Floats) -> None:
+    """Refuse codes that are not `[channels, any, 1 to n_codebooks]` of a model's codebooks.
+
+    Raises:
+        InputError: another shape, or what `check_indices` refuses.
+    """
+    n_codebooks, codebook_size, _ = codebooks.shape
+    check_indices(indices, codebook_size)
+    if len(indices) != channels or indices.shape[2] > n_codebooks:
+        raise InputError(
+            f"codes must be [{channels}, any, 1 to {n_codebooks}], got {indices.shape}"
+        )
+
+
 class Resampler:
     """soxr on `[channels, samples]`, in pieces; nothing at all where the rates agree."""
 
@@ -261,13 +275,8 @@ class FrameDecoder:
         Raises:
             InputError: other shapes or numbers.
         """
-        codebooks, channels = self._runtime.codebooks, len(self._last)
-        check_indices(indices, codebooks.shape[1])
-        if len(indices) != channels or indices.shape[2] > len(codebooks):
-            raise InputError(
-                f"codes must be [{channels}, any, 1 to {len(codebooks)}], got {indices.shape}"
-            )
-        latents = decode(indices, codebooks)
+        check_codes(indices, len(self._last), self._runtime.codebooks)
+        latents = decode(indices, self._runtime.codebooks)
         if latents.shape[1]:
             self._last, self._n_lost = latents[:, -1], 0
         return self._resampler.push(self._decode(latents, [1.0] * latents.shape[1]))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.codec.defaults import BEAM_SIZE
-from rvq.codec.frames import Resampler
+from rvq.codec.frames import Resampler, as_samples, check_codes
 from rvq.codec.runtime import Floats, State
 from rvq.codec.waveform import WaveformRuntime
 from rvq.errors import InputError
@@ -147,7 +147,12 @@ class SegmentEncoder:
         self._pending = np.empty((channels, 0), np.float32)
 
     def push(self, audio: Floats) -> Indices:
-        """Samples `[channels, any]` -> codes now complete, `[1, n_frames, n_codebooks]`."""
+        """Samples `[channels, any]` in [-1, 1] -> codes now complete, `[1, n_frames, n_codebooks]`.
+
+        Raises:
+            InputError: see `as_samples`.
+        """
+        audio = as_samples(audio, len(self._pending))
         self._pending = np.concatenate([self._pending, self._resampler.push(audio)], axis=1)
         codes = [np.empty((0, self.n_codebooks), np.int64)]
         while self._pending.shape[1] >= self._runtime.length:
@@ -203,7 +208,19 @@ class SegmentDecoder:
         self._joined = runtime.cross_fade()
 
     def push(self, indices: Indices) -> Floats:
-        """Codes `[1, n_frames, any prefix]` -> the samples now complete, `[channels, any]`."""
+        """Codes `[1, n_frames, any prefix]` -> the samples now complete, `[channels, any]`.
+
+        Args:
+            indices: integers in [0, codebook_size).
+
+        Raises:
+            InputError: other shapes or numbers.
+        """
+        check_codes(indices, 1, self._runtime.codebooks)
+        return self._push(indices)
+
+    def _push(self, indices: Indices) -> Floats:
+        """As `push`; lost frames are all -1."""
         missing = self._pending.shape[1] - indices.shape[2]
         codes = np.pad(indices[0], ((0, 0), (0, missing)), constant_values=-1)
         self._pending = np.concatenate([self._pending, codes])
@@ -216,7 +233,7 @@ class SegmentDecoder:
 
     def skip(self, n_frames: int) -> Floats:
         """Silence in place of lost frames and the others of their segment."""
-        return self.push(np.full((1, n_frames, 1), -1))
+        return self._push(np.full((1, n_frames, 1), -1))
 
     def flush(self) -> Floats:
         """The last samples."""
