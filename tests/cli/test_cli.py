@@ -99,6 +99,10 @@ def test_evaluations_fail_before_they_measure_or_say_so(speech_path, tmp_path):
     for wrong, message in (
         (["--bitrates", 100], "0.75 to 13.5 kbps, got 100"),
         (["--html", tmp_path / "no" / "x.html"], "there is no folder"),
+        (["--cache", tmp_path / "no" / "x.jsonl"], "there is no folder"),
+        (["--mp3", "inf"], "whole kbps, got inf"),
+        (["--average", "nan"], "got nan"),
+        (["--peer", "x,inf,cp {input} {output}"], "got inf"),
         (["--measures", "dnsmoss"], "dnsmoss"),
         (["--speakers", "([0-9]+)_"], "no speaker in"),
     ):

@@ -147,3 +147,13 @@ def test_the_commands_make_a_pipe(pcm, stream):
     assert odd.stderr.startswith(b"rvq: the input ends 1 of 2 bytes into a sample")
     file = subprocess.run([*rvq, "encode"], input=b"RIFF" + pcm.tobytes(), capture_output=True)
     assert (file.returncode, file.stdout) == (1, b"")
+
+
+def test_missing_and_damaged_packets_are_told(codec, stream):
+    size = 14  # of a packet at 6 kbps with its length
+    at = 18 + 20 * size
+    without, odd = stream[:at] + stream[at + size :], bytearray(stream)
+    odd[at + 3] ^= 31  # another number of codebooks than its length has room for
+    twice = stream[:at] + stream[at - size :]
+    for damaged in (without, bytes(odd), twice):
+        assert not decode_pipe(codec, io.BytesIO(damaged), io.BytesIO())

@@ -148,6 +148,15 @@ def test_a_long_gap_fades_to_silence_and_back(codec, packets, decoder):
     np.testing.assert_allclose(heard[passed * hop :], whole[passed * hop :], atol=1e-6)
 
 
+@pytest.mark.parametrize("wrong", [-1, 1.5, "a", None, 2048])
+def test_only_so_many_frames_can_be_concealed(decoder, packets, wrong):
+    decoder.push(packets[0])
+    with pytest.raises(InputError, match=r"n_frames must be an integer in 0\.\.2047"):
+        decoder.conceal(wrong)
+    assert decoder.push(packets[0]).shape == (1, 0)
+    assert (decoder.refused, decoder.concealed) == (1, 0)
+
+
 def test_concealed_frames_that_come_late_are_left_out(codec, packets, decoder):
     parts = [decoder.push(p) for p in packets[:20]]
     parts += [decoder.conceal(), decoder.push(packets[20]), decoder.push(packets[19])]

@@ -42,6 +42,8 @@ class Noisy:
     def roundtrip(self, audio, sample_rate):
         with self.log.open("a") as file:
             file.write(f"{self.name}\n")
+        if self.noise > 2:
+            raise ZeroDivisionError("beyond noise")
         if self.noise > 1:
             raise RvqError("too much noise")
         noise = np.random.default_rng(0).normal(size=audio.shape)
@@ -108,12 +110,13 @@ def test_damaged_counts_in_a_cache_are_made_again(wav, tmp_path):
         assert len(cache.read_text().splitlines()) == 2
 
 
-def test_another_file_is_not_mistaken_for_a_cache(wav, log, tmp_path):
-    settings = tmp_path / "settings.json"
-    settings.write_text('{"bitrate": 6}\n')
+@pytest.mark.parametrize("content", ['{"bitrate": 6}\n', "my notes\n", "notes without an end"])
+def test_another_file_is_not_mistaken_for_a_cache(wav, log, tmp_path, content):
+    other = tmp_path / "other"
+    other.write_text(content)
     with pytest.raises(FormatError, match="not a cache"):
-        evaluate([wav], [Noisy(0.1, log)], workers=1, cache=settings)
-    assert settings.read_text() == '{"bitrate": 6}\n'
+        evaluate([wav], [Noisy(0.1, log)], workers=1, cache=other)
+    assert other.read_text() == content
 
 
 def test_a_nan_survives_the_cache(tmp_path, log):
@@ -131,15 +134,16 @@ def test_bad_clips_and_refusals_are_listed_and_the_rest_goes_on(wav, log, tmp_pa
     broken, empty, absent = (tmp_path / name for name in ("broken.wav", "empty.wav", "absent.wav"))
     broken.write_bytes(b"RIFF but not really")
     soundfile.write(empty, np.zeros(0), 16000)
-    systems = [Noisy(0.01, log), Noisy(2.0, log)]
+    systems = [Noisy(0.01, log), Noisy(2.0, log), Noisy(3.0, log)]
     result = evaluate([broken, empty, wav, absent, wav], systems, workers=1)
     assert [record.system for record in result.records] == ["noisy 0.01"]
     reasons = {(Path(f.clip).name, f.system): f.reason for f in result.failures}
-    assert len(reasons) == len(result.failures) == 4
+    assert len(reasons) == len(result.failures) == 5
     assert "not recognised" in reasons["broken.wav", None]
     assert "no samples" in reasons["empty.wav", None]
     assert "No such file" in reasons["absent.wav", None]
     assert reasons["speech.wav", "noisy 2.0"] == "too much noise"
+    assert reasons["speech.wav", "noisy 3.0"] == "ZeroDivisionError: beyond noise"
 
 
 def test_processes_find_the_same_in_the_same_order(wav, tmp_path):

@@ -47,9 +47,5 @@ def decode(
         damage = decode_file(codec, source, target, progress=report)
     typer.echo(f"{target}: {target.stat().st_size} bytes")
     if damage.noticed:
-        what = "its header, metadata, a checksum or what follows its end; no sound is lost"
-        if damage.lost or damage.weakened:
-            what = f"{damage.lost} of {damage.n_blocks} blocks were lost, "
-            what += f"{damage.weakened} have lost some layers"
-        typer.echo(f"rvq: {source} is damaged: {what}", err=True)
+        typer.echo(f"rvq: {source} is damaged: {damage}", err=True)
         raise typer.Exit(IN_PART)

@@ -104,7 +104,7 @@ def evaluate(
     more = (
         installed() if measures == "all" else [m.strip() for m in measures.split(",") if m.strip()]
     )
-    for target in (json, markdown, html):
+    for target in (json, markdown, html, cache):
         if target:
             check_folder(target)
     with progress_bar(f"{len(clips)} clips, {len(systems)} codecs") as report:

@@ -11,7 +11,7 @@ from rvq.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
 
-Bitrate = Annotated[float, typer.Option(help="kbps per channel, 0.75 to 13.5.")]
+Bitrate = Annotated[float, typer.Option(help="kbps per channel.")]
 Format = Annotated[str, typer.Option("--format", help="Raw samples: s16le or f32le.")]
 
 
@@ -47,7 +47,10 @@ def encode(
 
 @app.command()
 def decode(sample_format: Format = "s16le", model: DecodingModel = None) -> None:
-    """Packets from standard input to raw PCM on standard output; exit status 3 if they are cut."""
+    """Packets from standard input to raw PCM on standard output.
+
+    Exit status 3 if the stream is cut, or packets are damaged or missing.
+    """
     from rvq.codec.codec import Codec
     from rvq.codec.pipe import decode_pipe
 
@@ -55,7 +58,7 @@ def decode(sample_format: Format = "s16le", model: DecodingModel = None) -> None
         raise InputError("samples are no text: send standard output to a file or a player")
     codec = None if model is None else Codec.load(model)
     if not decode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer, sample_format=sample_format):
-        typer.echo("the stream ends within a packet: something in it is damaged or cut", err=True)
+        typer.echo("rvq: the stream was cut, or packets were damaged or missing", err=True)
         raise typer.Exit(IN_PART)
 
 

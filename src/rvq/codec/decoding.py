@@ -31,6 +31,14 @@ class Damage:
     weakened: int = 0
     noticed: bool = False
 
+    def __str__(self) -> str:
+        if self.lost or self.weakened:
+            return (
+                f"{self.lost} of {self.n_blocks} blocks were lost, "
+                f"{self.weakened} have lost some layers"
+            )
+        return "its header, metadata, a checksum or what follows its end; no sound is lost"
+
 
 class FileDecoder:
     """Decodes a file in constant memory.

@@ -1,5 +1,7 @@
 """From the microphone through the codec to the loudspeaker."""
 
+import math
+
 import numpy as np
 
 from rvq.codec.codec import Codec
@@ -19,10 +21,12 @@ def talk(
         seconds: how long; default until interrupted.
 
     Raises:
-        InputError: loss out of range, no sounddevice, or no sound device.
+        InputError: loss or seconds out of range, no sounddevice, or no sound device.
     """
     if not 0 <= loss < 1:
         raise InputError(f"loss must be at least 0 and below 1, got {loss:g}")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise InputError(f"seconds must be above 0, got {seconds:g}")
     runtime = codec.runtime
     rate, hop = runtime.sample_rate, runtime.hop_length
     encoder = codec.stream_encoder(channels=1, sample_rate=rate, bitrate=bitrate)
@@ -38,8 +42,9 @@ def talk(
             while n_frames is None or n_frames > 0:
                 samples, _ = device.read(hop)
                 for packet in encoder.push(samples.T):
-                    if random.random() >= loss:
-                        device.write(decoder.push(packet).T.copy())
+                    arrives = random.random() >= loss
+                    sound = decoder.push(packet) if arrives else decoder.conceal()
+                    device.write(sound.T.copy())
                 n_frames = None if n_frames is None else n_frames - 1
     except sounddevice.PortAudioError as error:
-        raise InputError(f"there is no microphone or no loudspeaker ({error})") from None
+        raise InputError(f"cannot use microphone and loudspeaker ({error})") from None

@@ -122,7 +122,8 @@ def decode_pipe(
         sample_format: of `SAMPLE_FORMATS`.
 
     Returns:
-        Whether the stream ended where a packet does; what came before is written in any case.
+        Whether it was whole: it ended where a packet does, and none was damaged, late or missing.
+        All that came is written in any case.
 
     Raises:
         FormatError: this is no stream of packets.
@@ -143,7 +144,7 @@ def decode_pipe(
             break
         _write(target, _pcm(decoder.push(packet), dtype))
     _write(target, _pcm(decoder.flush(), dtype))
-    return whole
+    return whole and not decoder.refused and not decoder.concealed
 
 
 def _audio(pcm: bytes, channels: int, dtype: np.dtype) -> Floats:

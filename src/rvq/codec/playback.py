@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rvq.codec.decoding import FileDecoder
+from rvq.codec.decoding import Damage, FileDecoder
 from rvq.codec.files import codec_for, open_rvq
 from rvq.errors import InputError
 
@@ -23,11 +23,11 @@ def sound_devices() -> Any:
     return sounddevice
 
 
-def play_file(path: Path, model: str | None) -> None:
+def play_file(path: Path, model: str | None) -> Damage:
     """Decode and play block by block, with a model as `codec_for` finds it.
 
     Raises:
-        InputError: sounddevice is not installed or there is no sound device.
+        InputError: sounddevice is not installed, or no sound device takes such sound.
     """
     with open_rvq(path) as file:
         codec = codec_for(path, model)
@@ -42,4 +42,5 @@ def play_file(path: Path, model: str | None) -> None:
                 for samples in decoder.pieces():
                     device.write(samples.T.copy())
         except sounddevice.PortAudioError as error:
-            raise InputError(f"there is no sound device to play on ({error})") from None
+            raise InputError(f"cannot play it on this sound device ({error})") from None
+    return decoder.damage

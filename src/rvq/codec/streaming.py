@@ -167,10 +167,15 @@ class StreamDecoder:
         runtime: the model.
         channels: of the stream.
         sample_rate: of the samples, Hz.
+
+    Attributes:
+        refused: packets that were left out, damaged or late.
+        concealed: frames that were.
     """
 
     def __init__(self, runtime: Runtime, *, channels: int, sample_rate: int) -> None:
         _check_causal(runtime)
+        self.refused = self.concealed = 0
         self._runtime = runtime
         self._frames = FrameDecoder(runtime, channels=channels, sample_rate=sample_rate)
         self._channels = channels
@@ -179,25 +184,36 @@ class StreamDecoder:
 
     def push(self, packet: bytes) -> Floats:
         """A packet -> the samples now complete, `[channels, any]`."""
+        parsed = self._parse(packet)
+        missing = (parsed.number - self._next) % NUMBERS if parsed and self._next is not None else 0
+        if parsed is None or missing >= NUMBERS - _LATE:  # its place is taken
+            self.refused += 1
+            return np.empty((self._channels, 0), np.float32)
+        concealed = self.conceal(missing)
+        self._next = (parsed.number + parsed.indices.shape[1]) % NUMBERS
+        return np.concatenate([concealed, self._frames.push(parsed.indices)], axis=1)
+
+    def _parse(self, packet: bytes) -> Packet | None:
+        """A packet with codes of the model; None if it is damaged."""
         n_codebooks, size, _ = self._runtime.codebooks.shape
-        nothing = np.empty((self._channels, 0), np.float32)
         try:
             parsed = Packet.from_bytes(packet, channels=self._channels, bits=self._bits)
         except FormatError:
-            return nothing
-        indices = parsed.indices
-        if indices.shape[2] > n_codebooks or indices.max() >= size:
-            return nothing
-        missing = (parsed.number - self._next) % NUMBERS if self._next is not None else 0
-        if missing >= NUMBERS - _LATE:  # its place is taken
-            return nothing
-        concealed = self.conceal(missing) if missing else nothing
-        self._next = (parsed.number + indices.shape[1]) % NUMBERS
-        samples = self._frames.push(indices)
-        return np.concatenate([concealed, samples], axis=1) if missing else samples
+            return None
+        fits = parsed.indices.shape[2] <= n_codebooks and parsed.indices.max() < size
+        return parsed if fits else None
 
     def conceal(self, n_frames: int = 1) -> Floats:
-        """Samples in place of frames that did not come in time; packets with them are now late."""
+        """Samples in place of frames that did not come in time; packets with them are now late.
+
+        Raises:
+            InputError: no integer from 0 to 2047, the frames that packets can number.
+        """
+        if not isinstance(n_frames, int | np.integer) or not 0 <= n_frames < NUMBERS:
+            raise InputError(f"n_frames must be an integer in 0..{NUMBERS - 1}, got {n_frames!r}")
+        if not n_frames:
+            return np.empty((self._channels, 0), np.float32)
+        self.concealed += int(n_frames)
         if self._next is not None:
             self._next = (self._next + n_frames) % NUMBERS
         return self._frames.conceal(n_frames)

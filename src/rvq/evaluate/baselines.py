@@ -6,6 +6,7 @@ need there.
 """
 
 import hashlib
+import math
 import shlex
 import tempfile
 from dataclasses import dataclass
@@ -155,9 +156,6 @@ class VariableRvqCodec(RvqCodec):
 
     family: str = "rvq variable"
 
-    def __post_init__(self) -> None:
-        find(self.model)
-
     def roundtrip(self, audio: Audio, sample_rate: int) -> Roundtrip:
         """See `System.roundtrip`."""
         codec = _load_codec(self.model)
@@ -201,7 +199,7 @@ class Command:
             raise InputError(
                 f"the command {self.template!r} cannot be split ({error}); mend its quotes"
             ) from None
-        if not self.kbps > 0:
+        if not 0 < self.kbps < math.inf:
             raise InputError(f"the bitrate of {self.name!r} must be above 0, got {self.kbps}")
 
     @property

@@ -16,8 +16,10 @@ from rvq.errors import FormatError
 from rvq.evaluate.metrics import Scores
 from rvq.evaluate.results import Record, SystemInfo
 
-_RECIPE = 2
+_RECIPE = 3
 """Raise it when scores change for other reasons than a package's version."""
+_BEGINNING = '{"key": "'
+"""Of every line."""
 
 
 def record_key(
@@ -46,7 +48,7 @@ class RecordCache:
         path: the file; created with the first record, or None to keep nothing.
 
     Raises:
-        FormatError: the file holds JSON of another kind.
+        FormatError: the file holds something else.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -57,6 +59,8 @@ class RecordCache:
         text = path.read_text(errors="replace")
         for line in text.splitlines():
             try:
+                if not line.startswith(_BEGINNING[: len(line)]):
+                    raise KeyError(line)
                 entry = json.loads(line)
                 key = entry.pop("key")
                 self._known[key] = record_from_json(entry)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module, metadata
 from typing import Any
 
@@ -30,6 +30,8 @@ _PESQ_SECONDS = 20
 """The longest piece PESQ hears at once: its C code overruns a table of 50 utterances beyond it."""
 _SILENCE = 1e-5
 """RMS below which a signal counts as silent: -100 dBFS, under one step of 16-bit audio."""
+_LEAST = {"pesq_wb": 1.04, "visqol": 1.0, "si_sdr": -100.0}
+"""What silence in place of a recording gets, which the packages do not measure."""
 _MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
 """Window length in samples and number of mel bands, as DAC trains with."""
 
@@ -182,8 +184,9 @@ def score(
         names: what to measure, of `METRICS`.
 
     Returns:
-        The scores; a measure is nan where the recording is too short for it, and PESQ, ViSQOL and
-        SI-SDR are nan where either recording is silent (and ESTOI where the reference is).
+        The scores; a measure is nan where the recording is too short for it, and PESQ, ESTOI,
+        ViSQOL and SI-SDR where the reference is silent. A degraded recording that is silent where
+        the reference is not gets the least that there is.
 
     Raises:
         InputError: shapes that differ, or samples that are not finite.
@@ -213,6 +216,7 @@ def _score_channel(
 
     from rvq.evaluate import learned
 
+    @cache
     def at(rate: int) -> tuple[Audio, Audio]:
         if rate == sample_rate:
             return reference, degraded
@@ -221,18 +225,20 @@ def _score_channel(
             soxr.resample(degraded, sample_rate, rate),
         )
 
-    speech = at(_SPEECH_RATE)
+    def speech() -> tuple[Audio, Audio]:
+        return at(_SPEECH_RATE)
+
     measures: dict[str, Callable[[], float]] = {
-        "pesq_wb": lambda: _pesq_wb(*speech),
-        "estoi": lambda: _estoi(*speech),
-        "visqol": lambda: _visqol(*speech, _SPEECH_RATE, "speech"),
+        "pesq_wb": lambda: _pesq_wb(*speech()),
+        "estoi": lambda: _estoi(*speech()),
+        "visqol": lambda: _visqol(*speech(), _SPEECH_RATE, "speech"),
         "mel_distance": lambda: mel_distance(reference, degraded, sample_rate),
         "si_sdr": lambda: si_sdr(reference, degraded),
         "visqol_audio": lambda: _visqol(*at(_AUDIO_RATE), _AUDIO_RATE, "audio"),
         "lsd": lambda: log_spectral_distance(reference, degraded),
-        "dnsmos": lambda: learned.dnsmos(speech[1]),
-        "speaker": lambda: learned.speaker_similarity(*speech),
-        "wer": lambda: learned.word_error_rate(*speech),
+        "dnsmos": lambda: learned.dnsmos(speech()[1]),
+        "speaker": lambda: learned.speaker_similarity(*speech()),
+        "wer": lambda: learned.word_error_rate(*speech()),
     }
     return {name: measures[name]() for name in names}
 
@@ -245,10 +251,12 @@ def si_sdr(reference: Audio, degraded: Audio) -> float:
         degraded: `[samples]`, aligned.
 
     Returns:
-        dB, limited to -100..100; nan if either signal is silent.
+        dB, limited to -100..100; nan if the reference is silent.
     """
-    if _is_silent(reference) or _is_silent(degraded):
+    if _is_silent(reference):
         return float("nan")
+    if _is_silent(degraded):
+        return _LEAST["si_sdr"]
     target = reference.astype(np.float64) - reference.mean(dtype=np.float64)
     estimate = degraded.astype(np.float64) - degraded.mean(dtype=np.float64)
     projection = target * (estimate @ target / max(target @ target, np.finfo(np.float64).tiny))
@@ -332,12 +340,17 @@ def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Audio:
 def _pesq_wb(reference: Audio, degraded: Audio) -> float:
     """PESQ-WB at 16 kHz; of a long recording the mean over equal pieces of 20 s at most."""
     pesq = require("pesq")
+    if not len(reference):
+        return float("nan")
     pieces = -(-len(reference) // (_PESQ_SECONDS * _SPEECH_RATE))
     values = []
     for ref, deg in zip(
         np.array_split(reference, pieces), np.array_split(degraded, pieces), strict=True
     ):
-        if _is_silent(ref) or _is_silent(deg):
+        if _is_silent(ref):
+            continue
+        if _is_silent(deg):
+            values.append(_LEAST["pesq_wb"])
             continue
         try:
             values.append(float(pesq.pesq(_SPEECH_RATE, ref, deg, "wb")))
@@ -363,8 +376,10 @@ def _estoi(reference: Audio, degraded: Audio) -> float:
 
 
 def _visqol(reference: Audio, degraded: Audio, sample_rate: int, mode: str) -> float:
-    if _is_silent(reference) or _is_silent(degraded):
+    if _is_silent(reference):
         return float("nan")
+    if _is_silent(degraded):
+        return _LEAST["visqol"]
     try:
         result = _visqol_api(mode).measure_from_arrays(reference, degraded, sample_rate)
         return float(result.moslqo)
@@ -400,7 +415,7 @@ def _missing(package: str) -> RvqError:
 
 
 def _is_silent(signal: Audio) -> bool:
-    return bool(np.sqrt(np.mean(np.square(signal, dtype=np.float64))) < _SILENCE)
+    return not len(signal) or bool(np.sqrt(np.mean(np.square(signal, dtype=np.float64))) < _SILENCE)
 
 
 def _nanmean(values: list[float]) -> float:

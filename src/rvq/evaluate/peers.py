@@ -207,7 +207,7 @@ class Codec2:
         with tempfile.TemporaryDirectory(prefix="rvq-") as folder:
             raw, coded, out = (Path(folder, name) for name in ("in.raw", "x.bin", "out.raw"))
             narrow = soxr.resample(audio[0], sample_rate, 8000)
-            raw.write_bytes((np.clip(narrow, -1, 1) * 32767).astype("<i2").tobytes())
+            raw.write_bytes(np.rint(np.clip(narrow, -1, 1) * 32767).astype("<i2").tobytes())
             run_program(["c2enc", mode, str(raw), str(coded)])
             run_program(["c2dec", mode, str(coded), str(out)])
             decoded = np.frombuffer(out.read_bytes(), "<i2").astype(np.float32) / 32768
@@ -302,7 +302,7 @@ def is_installed(peer: str) -> bool:
 
 
 def _whole(kbps: float) -> int:
-    if kbps != int(kbps):
+    if not float(kbps).is_integer():
         raise InputError(f"this codec takes whole kbps, got {kbps}")
     return int(kbps)
 

@@ -113,8 +113,10 @@ def measure(clip: str, system: System, measures: Sequence[str] = metrics.CORE) -
         result = system.roundtrip(audio, sample_rate)
         decoded = metrics.align(audio, result.audio, sample_rate)
         scores = metrics.score(audio, decoded, sample_rate, measures)
-    except (RvqError, RuntimeError, OSError) as error:  # RuntimeError: onnxruntime's, libsndfile's
+    except RvqError as error:
         return Failure(clip, system.name, str(error))
+    except Exception as error:  # whatever a codec or a measure trips over, other clips go on
+        return Failure(clip, system.name, f"{type(error).__name__}: {error}")
     seconds = audio.shape[1] / sample_rate
     return Record(
         clip,
