@@ -93,15 +93,28 @@ def test_a_file_of_an_unknown_model_names_it(codec, speech, tmp_path):
         codec_for(path)
 
 
-def test_recording_with_a_broken_tail(codec, speech, tmp_path):
-    source = tmp_path / "broken.wav"
-    soundfile.write(source, speech.T, 24_000)
-    source.write_bytes(source.read_bytes()[:100_001])
+@pytest.mark.parametrize("ending", ["wav", "w64", "rf64", "aiff", "au", "ogg", "mp3"])
+def test_recordings_that_were_cut_off_are_told(codec, speech, tmp_path, ending):
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    soundfile.write(whole, speech.T, 24_000)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: 2 * len(data) // 3])
+    assert encode_file(codec, whole, tmp_path / "whole.rvq", bitrate=0.75) is None
     target = tmp_path / "out.rvq"
-    encode_file(codec, source, target, bitrate=3)
-    back = tmp_path / "back.wav"
-    decode_file(codec, target, back)
-    assert soundfile.info(back).frames == pytest.approx(50_000, abs=30)
+    told = encode_file(codec, cut, target, bitrate=0.75)
+    with target.open("rb") as file:
+        assert told == f"cut off after {Reader(file).header.duration:.1f} s"
+
+
+def test_a_length_that_its_writer_did_not_know_is_no_cut(codec, speech, tmp_path):
+    source = tmp_path / "piped.wav"
+    soundfile.write(source, speech.T, 24_000, subtype="PCM_16")
+    data = bytearray(source.read_bytes())
+    at = data.index(b"data") + 4
+    for size in (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000):
+        data[at : at + 4] = size.to_bytes(4, "little")
+        source.write_bytes(data)
+        assert encode_file(codec, source, tmp_path / "x.rvq", bitrate=0.75) is None
 
 
 def test_recording_that_breaks_off(codec, speech, tmp_path):

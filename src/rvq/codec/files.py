@@ -15,6 +15,7 @@ from rvq.codec.decoding import Damage, FileDecoder
 from rvq.codec.defaults import BEAM_SIZE
 from rvq.codec.frames import check_samples
 from rvq.codec.models import find_by_hash
+from rvq.codec.recordings import SampleBlocks
 from rvq.errors import InputError
 from rvq.progress import Progress
 from rvq.replacing import replacing
@@ -23,7 +24,6 @@ AUDIO_ENDINGS = frozenset(
     (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 )
 """Endings by which a folder's recordings are found."""
-_SECONDS_PER_READ = 10
 _FORMATS = {name: name for name in soundfile.available_formats() if name != "RAW"}
 _FORMATS |= {"OGA": "OGG", "OPUS": "OGG", "AIF": "AIFF"}
 
@@ -214,38 +214,6 @@ def _open_audio(path: Path) -> soundfile.SoundFile:
             f"{path} is not audio that can be read ({error.error_string.rstrip('.')}); "
             "convert it to WAV or FLAC first"
         ) from None
-
-
-class SampleBlocks:
-    """The samples of an open recording, `[n, channels]` float32, a few seconds at a time.
-
-    They end with the recording, or where it breaks off.
-
-    Args:
-        audio: at its beginning.
-
-    Attributes:
-        broken: what is wrong with the recording, and where, once its samples have ended there.
-    """
-
-    def __init__(self, audio: soundfile.SoundFile) -> None:
-        self._audio = audio
-        self.broken: str | None = None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        audio = self._audio
-        shape = (_SECONDS_PER_READ * audio.samplerate, audio.channels)
-        while self.broken is None:
-            start, space = audio.tell(), np.empty(shape, np.float32)
-            try:
-                block = audio.read(out=space)
-            except soundfile.LibsndfileError as error:  # what came before it has been decoded
-                block = space[: max(0, audio.tell() - start)]
-                seconds = (start + len(block)) / audio.samplerate
-                self.broken = f"damaged after {seconds:.1f} s: {error.error_string.rstrip('.')}"
-            if not len(block):
-                return
-            yield block
 
 
 def _name(path: Path) -> str | bytes:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from rvq.codec.files import SampleBlocks
+from rvq.codec.recordings import SampleBlocks
 from rvq.errors import InputError
 
 Floats = npt.NDArray[np.float32]
