@@ -193,6 +193,29 @@ def test_the_input_is_never_overwritten(compressed):
     assert compressed.read_bytes() == before
 
 
+def test_a_full_disk_is_named_wherever_it_is_met(speech_path, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", full]).returncode:
+        pytest.skip("no right to mount a disk that is small enough")
+    try:
+        small = tmp_path / "small.rvq"
+        assert rvq("encode", speech_path, small, "--bitrate", 0.75).returncode == 0
+        (full / "rest").write_bytes(bytes(12_000))
+        for arguments, message in (
+            (["decode", small, full / "x.wav"], "is the disk full?"),
+            (["decode", small, full / "x.flac"], "is the disk full?"),
+            (["tokenize", speech_path.parent, full / "codes", "--workers", 1], "cannot write"),
+        ):
+            run = rvq(*arguments)
+            assert run.returncode == 1
+            assert run.stderr.startswith("rvq: ")
+            assert message in run.stderr
+            assert run.stderr.count("\n") == 1
+    finally:
+        subprocess.run(["umount", full], check=True)
+
+
 def test_a_full_disk_leaves_nothing(compressed, tmp_path):
     # A limit on the size of files stands for the disk: writing past it fails all the same.
     for target, blocks in (("out.wav", 16), ("out.flac", 16), ("small.rvq", 1)):

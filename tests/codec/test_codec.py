@@ -21,6 +21,15 @@ def si_sdr(reference, estimate):
     )
 
 
+def test_tensors_are_taken_as_arrays_are(codec, speech):
+    torch = pytest.importorskip("torch")
+    expected = codec.compress(speech[:, :4_800], 24_000, bitrate=1.5)
+    tensor = torch.tensor(speech[:, :4_800], requires_grad=True)
+    assert codec.compress(tensor, 24_000, bitrate=1.5) == expected
+    halves = torch.from_numpy(speech[:, :4_800]).bfloat16()
+    assert codec.encode(halves, 24_000).n_samples == 4_800
+
+
 def test_quality_rises_with_bitrate_and_the_signal_is_recognised(codec, speech):
     values = [
         si_sdr(speech, codec.decompress(codec.compress(speech, 24_000, rate)))

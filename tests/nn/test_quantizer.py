@@ -1,5 +1,6 @@
 """The quantizer layer against plain references."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -334,6 +335,37 @@ def test_codes_out_of_range_are_refused(bad):
     codes[0, 1, 2] = bad
     with pytest.raises(InputError, match=f"-1..15, got .*{bad}"):
         trained().decode(codes)
+
+
+def test_codes_of_any_integers_decode_and_others_are_refused():
+    layer = trained()
+    codes = layer.eval()(torch.randn(2, 5, layer.config.dim)).codes
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert torch.equal(layer.decode(codes.to(dtype)), layer.decode(codes))
+    for wrong in (codes.float(), codes.bool(), codes.numpy()):
+        with pytest.raises(InputError, match="must be a tensor of integers"):
+            layer.decode(wrong)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_bad_batch_does_not_spoil_the_codebooks(training, value):
+    layer = trained().train(training)
+    before = layer.codebooks().clone()
+    x = torch.randn(2, 5, layer.config.dim)
+    x[1, 3, 0] = value
+    with pytest.raises(InputError, match="NaN or infinity; leave that batch out"):
+        layer(x)
+    assert torch.equal(layer.codebooks(), before)
+
+
+def test_codebooks_stay_float32_whatever_the_network_is_cast_to():
+    layer, x = trained().train(), torch.randn(2, 50, 6)
+    same = copy.deepcopy(layer).bfloat16()
+    assert {buffer.dtype for buffer in same.buffers()} == {torch.float32, torch.int64}
+    assert torch.equal(same.codebooks(), layer.codebooks())
+    assert same(x.bfloat16()).latents.dtype == torch.bfloat16
+    assert copy.deepcopy(layer).to("meta").codebooks().is_meta
 
 
 def test_too_many_codes_are_refused():

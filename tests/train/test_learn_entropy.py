@@ -97,6 +97,10 @@ def test_one_that_files_need_is_not_replaced_unasked(learner, speech, tmp_path, 
     assert "--force" in str(run.exception)
     assert (learner.folder / FILE).read_bytes() == learned
     assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+    shipped = ["learn-entropy", "--model", "speech_24khz", "--data", str(data), "--force"]
+    run = CliRunner().invoke(app, shipped)
+    assert isinstance(run.exception, InputError)
+    assert "copy its folder" in str(run.exception)
 
 
 def test_a_model_with_the_same_codes_takes_it_over(learner, speech):

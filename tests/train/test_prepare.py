@@ -232,6 +232,12 @@ def test_second_run_packs_only_what_changed(recordings: Path, tmp_path: Path) ->
     (out / "train" / "read.npy").unlink()
     run(read, {**tones, "weight": 3.0})
     assert worked_on == ["read"] * 4
+    write_tone(recordings / "tones" / "another.wav", 1.0)
+    more = run(read, {**tones, "weight": 3.0})
+    assert worked_on == ["tones"] * 2
+    assert more[1].train_clips == 2
+    assert run(read, {**tones, "weight": 3.0}) == more
+    assert worked_on == []
     manifest = json.loads((out / "manifest.json").read_text())
     assert {s["name"] for s in manifest["sources"]} == {"read", "tones"}
     assert not list(out.rglob("*.part"))

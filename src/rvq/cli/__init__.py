@@ -1,10 +1,13 @@
 """The command line: one module per command, no logic."""
 
+import errno
 import signal
 import sys
 from io import TextIOWrapper
 
 INTERRUPTED = 130
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a disk in the middle of a file, which come without its name."""
 
 
 def main() -> None:
@@ -30,6 +33,9 @@ def _run() -> None:
         print(f"rvq: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
+        if error.errno in _WRITING and error.filename is None:
+            print(f"rvq: cannot write: {error.strerror}", file=sys.stderr)
+            sys.exit(1)
         if error.filename is None:
             raise
         # Of a path that only the system knows to be wrong: too long, a loop of links, no access.

@@ -19,7 +19,9 @@ def encode(
     ] = None,
     bitrate: Annotated[
         float | None,
-        typer.Option(help="kbps per channel before entropy coding, 0.75 to 13.5; default 6."),
+        typer.Option(
+            help="kbps per channel before entropy coding; as many codebooks as fit; default 6."
+        ),
     ] = None,
     quality: Annotated[
         float | None, typer.Option(help="Or a constant quality, 0 to 12, at a variable bitrate.")

@@ -50,7 +50,7 @@ def info(source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")])
         "model": model,
         "blocks": f"{header.n_blocks}, {found.lost} damaged or missing",
     }
-    if not found.damaged:
+    if not found.damaged and header.entropy is not None:
         rows["saved"] = f"{1 - found.payload / max(header.payload_size, 1):.1%} of the packed codes"
     if found.weakened:
         rows["blocks"] = f"{rows['blocks']}, {found.weakened} without some layers"

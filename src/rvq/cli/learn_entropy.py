@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rvq.cli.arguments import Force, Model, progress_bar
-from rvq.codec.models import DEFAULT_MODEL, find
+from rvq.codec.models import DEFAULT_MODEL, find, shipped
 from rvq.errors import InputError
 
 
@@ -36,6 +36,11 @@ def learn_entropy(
     if bool(data) == bool(source):
         raise InputError("give either --data to learn from, or --from to take over")
     codec = Codec.load(model, threads=threads)
+    if find(model).resolve() in [folder.resolve() for folder in shipped()]:
+        raise InputError(
+            f"{model} is a model of the package, which others read files with: copy its folder, "
+            f"{codec.folder}, and give the copy as --model"
+        )
     if not force and codec.entropy is not None:
         raise InputError(
             f"{codec.folder} has an entropy model, without which files coded by it cannot be "

@@ -11,7 +11,7 @@ from rvq.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
 
-Bitrate = Annotated[float, typer.Option(help="kbps per channel.")]
+Bitrate = Annotated[float, typer.Option(help="kbps per channel; as many codebooks as fit.")]
 Format = Annotated[str, typer.Option("--format", help="Raw samples: s16le or f32le.")]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rvq.cli.arguments import Model
+from rvq.cli.arguments import IN_PART, Model
 from rvq.codec.models import DEFAULT_MODEL
 from rvq.errors import InputError
 
@@ -16,7 +16,9 @@ def tokenize(
         typer.Argument(help="Folder, quoted glob, WebDataset .tar, or manifest (.jsonl, .csv)."),
     ],
     folder: Annotated[Path, typer.Argument(help="Folder of the Parquet.")],
-    bitrate: Annotated[float, typer.Option(help="kbps per channel, 0.75 to 13.5.")] = 6.0,
+    bitrate: Annotated[
+        float, typer.Option(help="kbps per channel; as many codebooks as fit.")
+    ] = 6.0,
     model: Model = DEFAULT_MODEL,
     mono: Annotated[bool, typer.Option("--mono", help="Average the channels.")] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
@@ -28,7 +30,10 @@ def tokenize(
         typer.Option(help="MiB of recordings per shard; default a 64th of all, 4 to 256."),
     ] = None,
 ) -> None:
-    """Turn many recordings into Parquet of codes. The same command resumes what was stopped."""
+    """Turn many recordings into Parquet of codes. The same command resumes what was stopped.
+
+    Exit status 3 if some recordings were skipped, 1 if all were.
+    """
     from rvq.cli.tally import tally
     from rvq.corpus.tokenize import tokenize as run
 
@@ -51,6 +56,6 @@ def tokenize(
         f"{done.n_bytes} bytes in {len(done.shards)} shards"
     )
     if done.skipped:
-        typer.echo(f"rvq: {len(done.skipped)} files skipped, listed in {done.report}", err=True)
-        if not done.n_recordings:
-            raise typer.Exit(1)
+        files = "1 file" if len(done.skipped) == 1 else f"{len(done.skipped)} files"
+        typer.echo(f"rvq: {files} skipped, listed in {done.report}", err=True)
+        raise typer.Exit(IN_PART if done.n_recordings else 1)

@@ -13,7 +13,8 @@ def trim(
     source: Annotated[Path, typer.Argument(help="Compressed file, .rvq.")],
     target: Annotated[Path, typer.Argument(help="The smaller file.")],
     bitrate: Annotated[
-        float | None, typer.Option(help="kbps per channel, before entropy coding.")
+        float | None,
+        typer.Option(help="kbps per channel before entropy coding; as many codebooks as fit."),
     ] = None,
     codebooks: Annotated[int | None, typer.Option(help="Or codebooks to keep.")] = None,
     force: Force = False,

@@ -24,6 +24,8 @@ AUDIO_ENDINGS = frozenset(
     (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 )
 """Endings by which a folder's recordings are found."""
+_SYSTEM_ERROR = 2
+"""libsndfile's code for what the system refused: a full disk."""
 _FORMATS = {name: name for name in soundfile.available_formats() if name != "RAW"}
 _FORMATS |= {"OGA": "OGG", "OPUS": "OGG", "AIF": "AIFF"}
 
@@ -247,9 +249,11 @@ def _create_audio(path: Path, sample_rate: int, channels: int) -> soundfile.Soun
             subtype="OPUS" if path.suffix.upper() == ".OPUS" else None,
         )
     except (ValueError, TypeError, soundfile.LibsndfileError) as error:
+        if getattr(error, "code", None) == _SYSTEM_ERROR:
+            raise  # `replacing_audio` tells it
         # libsndfile's message without the name of a temporary file before it
         reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
         raise InputError(
             f"cannot write {path.suffix} at {sample_rate} Hz with {channels} "
-            f"channels ({reason}); choose .wav"
+            f"channels ({reason}); choose .wav or .flac"
         ) from None

@@ -18,6 +18,7 @@ from rvq.codec.runtime import Runtime, State
 from rvq.codec.snapshot import Layout, check_state, load_state, save_state
 from rvq.errors import InputError
 from rvq.quantize.search import check_beam_size, decode
+from rvq.quantize.vectors import as_array
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -37,13 +38,13 @@ def as_samples(audio: Any, channels: int | None = None) -> Floats:
     """Audio `[channels, any]` as float32.
 
     Args:
-        audio: an array of floating-point numbers.
+        audio: an array or torch tensor of floating-point numbers.
         channels: how many there must be; default any number.
 
     Raises:
         InputError: another shape, no floats, or what `check_samples` refuses.
     """
-    array = np.asarray(audio)
+    array = as_array(audio, "audio")
     if array.ndim != 2 or array.dtype.kind != "f" or channels not in (None, len(array)):
         raise InputError(
             f"audio must be floating point, [{channels or 'channels'}, samples]; "

@@ -106,7 +106,7 @@ def measure(clip: str, system: System, measures: Sequence[str] = metrics.CORE) -
     try:
         audio, sample_rate = read_audio(Path(clip))
     except RvqError as error:
-        return Failure(clip, None, str(error))
+        return Failure(clip, None, str(error).removeprefix(f"{clip} "))
     if audio.size == 0 or not np.isfinite(audio).all():
         return Failure(clip, None, "no samples, or samples that are not finite")
     try:

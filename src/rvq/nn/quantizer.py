@@ -84,8 +84,11 @@ def check_range(codes: Tensor, least: int, codebook_size: int) -> None:
     """Refuse codes that name no codewords.
 
     Raises:
-        InputError: one is below `least`, or not below `codebook_size`.
+        InputError: no tensor of integers, or one is below `least`, or not below `codebook_size`.
     """
+    if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.dtype == torch.bool:
+        got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
+        raise InputError(f"codes must be a tensor of integers, got {got}")
     if codes.numel() and not least <= int(codes.min()) <= int(codes.max()) < codebook_size:
         raise InputError(
             f"codes must be in {least}..{codebook_size - 1}, "
@@ -109,6 +112,13 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("counts", torch.ones(size))
         self.register_buffer("sums", torch.zeros(size, dim))
         self.register_buffer("distortion", torch.zeros(()))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        # Averages over many steps need float32, whatever type the network around them is cast to.
+        def moved(tensor: Tensor) -> Tensor:
+            return fn(tensor) if tensor.is_meta else tensor.to(fn(tensor.new_empty(0)).device)
+
+        return super()._apply(moved, recurse)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -232,12 +242,15 @@ class ResidualVectorQuantizer(nn.Module):
                 evaluation, a random number per item (quantizer dropout) in training.
 
         Raises:
-            InputError: latents of another shape, or n_codebooks out of range.
+            InputError: latents of another shape, NaN or infinity, which would stay in the
+                codebooks, or n_codebooks out of range.
         """
         if x.ndim != 3 or x.shape[2] != self.config.dim:
             raise InputError(
                 f"latents must be [batch, n_frames, {self.config.dim}], got {tuple(x.shape)}"
             )
+        if not x.isfinite().all():
+            raise InputError("latents contain NaN or infinity; leave that batch out")
         depths = self._depths(x, n_codebooks)
         waiting = self.training and not self.initialised
         if waiting or not x.numel():
@@ -327,14 +340,15 @@ class ResidualVectorQuantizer(nn.Module):
         A code of -1 adds nothing, as where dropout left a codebook out.
 
         Raises:
-            InputError: too many codebooks, or codes out of range.
+            InputError: too many codebooks, no integers, or codes out of range.
         """
+        check_range(codes, -1, self.config.codebook_size)
         if codes.shape[-1] > self.config.n_codebooks:
             raise InputError(
                 f"codes use {codes.shape[-1]} codebooks, the quantizer has "
                 f"{self.config.n_codebooks}; pass a prefix of the codes"
             )
-        check_range(codes, -1, self.config.codebook_size)
+        codes = codes.long()  # others are taken for masks
         latents = self._stage(0).codebook.new_zeros(*codes.shape[:-1], self.config.dim)
         for i, code in enumerate(codes.unbind(-1)):
             codewords = self._stage(i).codebook[code.clamp(min=0)]

@@ -25,13 +25,16 @@ def as_vectors(x: Any, dim: int | None = None, *, distances: bool = True) -> Flo
     Raises:
         InputError: no floating-point numbers, empty, not finite, too large, or another dimension.
     """
-    given = _as_array(x, "vectors")
+    given = as_array(x, "vectors")
+    if given.dtype.name != "bfloat16" and not np.issubdtype(given.dtype, np.floating):
+        raise InputError(
+            f"vectors must be an array of floating point, got {given.dtype}; convert integers by "
+            ".astype('float32') and sparse matrices by .toarray()"
+        )
     if given.ndim < 2:
         raise InputError(f"vectors need two axes or more, [..., dim]; got shape {given.shape}")
     if given.size == 0:
         raise InputError(f"vectors must not be empty, got shape {given.shape}")
-    if given.dtype.name != "bfloat16" and not np.issubdtype(given.dtype, np.floating):
-        raise InputError(f"vectors must be floating point, got {given.dtype}")
     if dim is not None and given.shape[-1] != dim:
         raise InputError(f"vectors must be [..., {dim}] as in fit, got shape {given.shape}")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
@@ -74,7 +77,7 @@ def as_codes(codes: Any, *, most: int, codebook_size: int) -> npt.NDArray[np.int
     Raises:
         InputError: no integers, out of range, or more codebooks than there are.
     """
-    indices = _as_array(codes, "codes")
+    indices = as_array(codes, "codes")
     if indices.ndim == 0 or not 1 <= indices.shape[-1] <= most:
         raise InputError(f"codes must be [..., 1 to {most}], got {indices.shape}")
     if not np.issubdtype(indices.dtype, np.integer):
@@ -108,7 +111,12 @@ def variance(x: Floats) -> float:
     return float(max(squares - mean @ mean, np.finfo(np.float64).tiny))
 
 
-def _as_array(given: Any, what: str) -> npt.NDArray[Any]:
+def as_array(given: Any, what: str) -> npt.NDArray[Any]:
+    """Numbers as an array of numpy: of a torch tensor, with a gradient or of 16 bits, too.
+
+    Raises:
+        InputError: lists of unequal lengths.
+    """
     if hasattr(given, "detach"):  # a torch tensor
         given = given.detach().cpu()
         if given.is_floating_point() and given.element_size() < 4:

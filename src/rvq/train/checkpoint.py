@@ -68,7 +68,7 @@ def read_checkpoint(path: Path) -> dict:
         complete = False
     if not complete:
         raise ModelError(
-            f"{path} is no checkpoint of `rvq train`, or a damaged one; delete it to start anew"
+            f"{path} is no checkpoint of `rvq train`, or a damaged one; without it, runs start anew"
         )
     return state
 

@@ -40,7 +40,8 @@ class PackedSource:
         train_clips, dev_clips: how many recordings are packed, how many clips are held out.
         bandwidth_hz: highest frequency at which the average spectrum is within 75 dB of its peak.
         skipped: files left out because they cannot be read or are silent.
-        hash: of the recipe's entry; the same hash needs no packing again.
+        hash: of the recipe's entry; the same hash needs no packing again,
+        listing: unless it is a folder whose files have other names or sizes now: their hash.
     """
 
     name: str
@@ -54,6 +55,7 @@ class PackedSource:
     bandwidth_hz: float
     skipped: tuple[str, ...]
     hash: str
+    listing: str = ""
 
 
 def prepare(
@@ -70,8 +72,9 @@ def prepare(
 
     Written are `train/<source>.npy` (int16, all clips in a row, to be memory-mapped) with
     `train/<source>.json` beside it, `dev/<source>/*.flac`, and `manifest.json`. A source that is
-    already packed by the same entry is left as it is, so an interrupted run picks up its work;
-    sources that other recipes packed there stay, and are trained on too.
+    already packed by the same entry, and if it is a folder of recordings of the same names and
+    sizes, is left as it is, so an interrupted run picks up its work; sources that other recipes
+    packed there stay, and are trained on too.
 
     Args:
         recipe: what to pack.
@@ -99,7 +102,7 @@ def prepare(
     reports = []
     for source in recipe.sources:
         if source.name in wanted:
-            report = _packed_before(source, recipe, out)
+            report = _packed_before(source, recipe, out, sources_dir)
             if report is None:
                 root, origin = fetch(source, cache or out / ".cache", sources_dir)
                 try:
@@ -116,6 +119,16 @@ def prepare(
 def _hash(source: Source, sample_rate: int) -> str:
     entry = json.dumps([LAYOUT, sample_rate, source.model_dump()], sort_keys=True)
     return hashlib.sha256(entry.encode()).hexdigest()[:16]
+
+
+def _listing(source: Source, root: Path) -> str:
+    """Hash of the names and sizes of a folder's recordings."""
+    files = sorted(
+        (path.relative_to(root).as_posix(), path.stat().st_size)
+        for part in source.split(root)
+        for path in part
+    )
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 # --- one file -------------------------------------------------------------------------------------
@@ -261,6 +274,7 @@ def _pack(
         bandwidth_hz=bandwidth,
         skipped=tuple(skipped),
         hash=_hash(source, rate),
+        listing=_listing(source, root) if source.package is None else "",
     )
 
 
@@ -337,11 +351,17 @@ def _read_manifest(out: Path) -> dict[str, PackedSource]:
         raise InputError(f"{path} is damaged; delete it to pack everything again") from None
 
 
-def _packed_before(source: Source, recipe: Recipe, out: Path) -> PackedSource | None:
-    """The report on a source that needs no packing: same entry, and its files are there."""
+def _packed_before(
+    source: Source, recipe: Recipe, out: Path, sources_dir: Path | None
+) -> PackedSource | None:
+    """The report on a source that needs no packing: same entry and recordings, and it is there."""
     report = _read_manifest(out).get(source.name)
     if report is None or report.hash != _hash(source, recipe.sample_rate):
         return None
+    if source.package is None and sources_dir is not None:
+        root, _ = fetch(source, out, sources_dir)
+        if report.listing and report.listing != _listing(source, root):
+            return None
     packed = (out / "train" / f"{source.name}.npy").exists() or not report.train_clips
     held_out = len(list((out / "dev" / source.name).glob("*.flac"))) == report.dev_clips
     return report if packed and held_out else None
