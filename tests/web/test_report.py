@@ -32,6 +32,13 @@ def page(browser, speech, tmp_path_factory):
 def test_curves_and_table(page):
     assert page.locator("#curves svg").count() == 5
     assert page.locator("#table tr").count() == 3
+    assert page.locator("#table th").all_inner_texts()[:2] == ["system", "file kbps"]
+    assert page.locator("#table tr >> nth=1").inner_text().split("\t")[:4] == [
+        "copy 8",
+        "8.00",
+        "8.00",
+        "4.64",
+    ]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rvq.codec.files import read_audio
-from rvq.errors import RvqError
 from rvq.evaluate.baselines import System
 from rvq.evaluate.cache import finite_or_none
 from rvq.evaluate.metrics import SMALLER_IS_BETTER, align
-from rvq.evaluate.report import LABELS, by_family, caption, title
-from rvq.evaluate.results import Evaluation
+from rvq.evaluate.report import LABELS, by_family, caption, headings, row, title
+from rvq.evaluate.results import Evaluation, SystemInfo
 
 Audio = npt.NDArray[np.float32]
 
@@ -62,7 +61,8 @@ def to_html(
             {"name": name, "label": LABELS[name], "smaller": name in SMALLER_IS_BETTER}
             for name in evaluation.metrics
         ],
-        "systems": [_system(evaluation, info.name, info.family) for info in by_family(evaluation)],
+        "systems": [_system(evaluation, info) for info in by_family(evaluation)],
+        "headings": headings(evaluation),
         "clips": heard,
         "failures": [vars(failure) for failure in evaluation.failures],
     }
@@ -71,15 +71,15 @@ def to_html(
     return template.replace("/*DATA*/", json.dumps(content, allow_nan=False).replace("</", "<\\/"))
 
 
-def _system(evaluation: Evaluation, name: str, family: str) -> dict[str, Any]:
-    intervals = {metric: evaluation.summary(name, metric) for metric in evaluation.metrics}
+def _system(evaluation: Evaluation, info: SystemInfo) -> dict[str, Any]:
+    intervals = {metric: evaluation.summary(info.name, metric) for metric in evaluation.metrics}
     return {
-        "name": name,
-        "family": family,
-        "kbps": finite_or_none(evaluation.file_kbps(name)),
-        "payload": finite_or_none(evaluation.payload_kbps(name)),
+        "name": info.name,
+        "family": info.family,
+        "kbps": finite_or_none(evaluation.file_kbps(info.name)),
+        "row": row(evaluation, info),
         "scores": {
-            metric: [finite_or_none(i.mean), finite_or_none(i.half_width), i.n]
+            metric: [finite_or_none(i.mean), finite_or_none(i.half_width)]
             for metric, i in intervals.items()
         },
     }
@@ -92,7 +92,7 @@ def _players(clip: str, systems: Sequence[System]) -> dict[str, Any]:
     for system in systems:
         try:
             decoded = align(audio, system.roundtrip(audio, sample_rate).audio, sample_rate)
-        except RvqError:
+        except Exception:
             continue  # it is among the failures already
         versions.append(_version(system.name, decoded, sample_rate))
     return {"name": Path(clip).name, "versions": versions}

@@ -32,23 +32,23 @@ def table(evaluation: Evaluation) -> Table:
     A mean that lacks some of the clips says of how many it is.
     """
     grid = Table(title=title(evaluation), caption=caption(evaluation))
-    for heading in _headings(evaluation):
+    for heading in headings(evaluation):
         grid.add_column(heading, justify="left" if heading == "system" else "right")
     family = None
     for info in by_family(evaluation):
         if family not in (None, info.family):
             grid.add_section()
         family = info.family
-        grid.add_row(*_row(evaluation, info))
+        grid.add_row(*row(evaluation, info))
     return grid
 
 
 def to_markdown(evaluation: Evaluation) -> str:
     """The same table in Markdown, with its title above and the versions below."""
-    headings = _headings(evaluation)
-    rows = [headings, ("---", *["---:"] * (len(headings) - 1))]
-    rows += [_row(evaluation, info) for info in by_family(evaluation)]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    head = headings(evaluation)
+    rows = [head, ("---", *["---:"] * (len(head) - 1))]
+    rows += [row(evaluation, info) for info in by_family(evaluation)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
     return "\n".join([title(evaluation), "", *lines, "", caption(evaluation), ""])
 
 
@@ -77,7 +77,8 @@ def to_json(evaluation: Evaluation) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def _headings(evaluation: Evaluation) -> tuple[str, ...]:
+def headings(evaluation: Evaluation) -> tuple[str, ...]:
+    """Of the columns of `row`."""
     return ("system", "file kbps", "payload kbps", *(LABELS[name] for name in evaluation.metrics))
 
 
@@ -86,7 +87,8 @@ def by_family(evaluation: Evaluation) -> list[SystemInfo]:
     return sorted(evaluation.systems, key=lambda info: (info.family, info.nominal_kbps, info.name))
 
 
-def _row(evaluation: Evaluation, info: SystemInfo) -> tuple[str, ...]:
+def row(evaluation: Evaluation, info: SystemInfo) -> tuple[str, ...]:
+    """What every table says of a system."""
     n_clips = len({record.clip for record in evaluation.records})
     cells = [
         _cell(evaluation.summary(info.name, metric), _DECIMALS[metric], n_clips)
