@@ -1,5 +1,7 @@
 """Reference models with random weights of trained strength, and codebooks of real latents."""
 
+import json
+
 import numpy as np
 import pytest
 import soxr
@@ -72,6 +74,32 @@ def run_rvq():
         return result
 
     return run
+
+
+@pytest.fixture(scope="session")
+def damage():
+    """Read a Hugging Face folder again and again, one field of its `config.json` changed each time.
+
+    Returns what was raised by field and value; None where the folder was read all the same.
+    """
+
+    def change_each(folder, copy, read, more):
+        (copy / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+        whole = json.loads((folder / "config.json").read_text())
+        values = (0, -1, "x", None, [0], 1.5, {}, True, 10**30, float("nan"), float("inf"))
+        changes = [(field, value) for field in whole for value in values]
+        raised = {}
+        for field, value in changes + more:
+            (copy / "config.json").write_text(json.dumps(whole | {field: value}))
+            try:
+                read(copy)
+            except Exception as error:
+                raised[field, repr(value)] = error
+            else:
+                raised[field, repr(value)] = None
+        return raised
+
+    return change_each
 
 
 @pytest.fixture(autouse=True, scope="module")

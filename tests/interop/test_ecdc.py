@@ -1,5 +1,6 @@
 """`.ecdc` files: written by either side, read by the other."""
 
+import hashlib
 import importlib
 import io
 import json
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from rvq.cli.app import app
 from rvq.errors import FormatError, InputError, ModelError
+from rvq.interop import encodec as interop_encodec
 from rvq.interop.ecdc import EcdcFile, Segment, dumps, loads, quantized_cdf
 from rvq.interop.encodec import read_encodec, read_language_model
 from rvq.nn.code_transformer import CodeProbabilities
@@ -305,6 +307,66 @@ def test_the_command_line_writes_and_reads_what_the_package_does(theirs, wav, tm
         assert isinstance(result.exception, ModelError)
         assert "made with encodec_24khz" in str(result.exception)
         assert not (tmp_path / "other.wav").exists()
+
+
+@pytest.fixture
+def hugging_face_model(tmp_path):
+    """Import a random model of EnCodec's kind that is much smaller; returns the model folder."""
+    transformers = pytest.importorskip("transformers")
+
+    def imported(**fields):
+        config = transformers.EncodecConfig(
+            num_filters=4, hidden_size=16, num_lstm_layers=1, target_bandwidths=[1.5, 6.0], **fields
+        )
+        transformers.EncodecModel(config).save_pretrained(tmp_path / "theirs")
+        result = rvq("import", "encodec", tmp_path / "theirs", tmp_path / "model")
+        assert result.exit_code == 0, result.output
+        return tmp_path / "model"
+
+    return imported
+
+
+def test_files_of_other_weights_are_told_of(hugging_face_model, wav, tmp_path):
+    model, ecdc = hugging_face_model(), tmp_path / "x.ecdc"
+    program = "from rvq.cli import main; main()"
+    for source in (model, tmp_path / "theirs"):
+        command = [sys.executable, "-c", program, "encode", wav, ecdc, "--model", source, "--force"]
+        run = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert run.stderr.count("\n") == 1
+        assert f"{ecdc} names encodec_24khz, but" in run.stderr
+        assert loads(ecdc.read_bytes()).model == "encodec_24khz"
+        result = rvq("decode", ecdc, tmp_path / "x.wav", "--model", source, "--force")
+        assert result.exit_code == 0, result.output
+
+
+def test_files_of_published_weights_are_not_told_of(theirs, wav, tmp_path, monkeypatch, caplog):
+    """Meta's file is known by its hash, as a checkpoint and in a folder imported from it."""
+    _, _, ours, _, lm_path = theirs
+    checkpoint = lm_path.parent / f"{ours.name}.th"
+    ecdc = tmp_path / "x.ecdc"
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    for published in (False, True):
+        if published:
+            monkeypatch.setitem(interop_encodec._PUBLISHED, ours.name, digest[:8])
+        models = [checkpoint]
+        if ours.sample_rate == 24_000:  # the other takes long to export
+            models.append(tmp_path / "model")
+            rvq("import", "encodec", checkpoint, models[-1], "--force")
+        for model in models:
+            caplog.clear()
+            result = rvq("encode", wav, ecdc, "--model", model, "--force", "--beam-size", 1)
+            assert result.exit_code == 0, result.output
+            assert ("not known to be those that Meta" in caplog.text) is not published
+
+
+def test_frames_that_no_file_can_have_are_refused(hugging_face_model, wav, tmp_path):
+    model = hugging_face_model(upsampling_ratios=[8, 5, 4])
+    for command in (["encode", wav, "x.ecdc"], ["decode", "x.ecdc", "x.wav"]):
+        at = [tmp_path / name if name in ("x.ecdc", "x.wav") else name for name in command]
+        (tmp_path / "x.ecdc").write_bytes(dumps(recording("encodec_24khz", 3200, 4)))
+        result = rvq(*at, "--model", model, "--force")
+        with pytest.raises(ModelError, match=r"frames of 320 samples .* has 160"):
+            raise result.exception
 
 
 def test_the_command_line_refuses_in_one_sentence(wav, tmp_path):

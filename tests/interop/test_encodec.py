@@ -187,6 +187,84 @@ def test_damaged_folders_are_refused_by_the_tensor(hugging_face, tmp_path):
         read_encodec(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Folder of a random model of EnCodec's kind that is much smaller."""
+    fields = {"num_filters": 4, "hidden_size": 16, "num_lstm_layers": 1}
+    fields["target_bandwidths"] = [1.5, 3.0]
+    folder = tmp_path_factory.mktemp("tiny")
+    transformers.EncodecModel(transformers.EncodecConfig(**fields)).save_pretrained(folder)
+    return folder
+
+
+def test_damaged_configs_are_refused_by_the_field(tiny, tmp_path, damage):
+    more = [
+        ("codebook_size", 1),
+        ("num_filters", 40_000),
+        ("hidden_size", 65_536),
+        ("num_residual_layers", 16),
+        ("upsampling_ratios", [2] * 16),
+        ("upsampling_ratios", [2] * 100_000),
+        ("upsampling_ratios", [4096, 4096]),
+        ("upsampling_ratios", [8, 5, 4, 1]),
+        ("compress", 3),
+        ("norm_type", "time_group_norm"),
+        ("normalize", True),
+        ("chunk_length_s", 1.0),
+        ("target_bandwidths", []),
+        ("target_bandwidths", [-1]),
+    ]
+    raised = damage(tiny, tmp_path, read_encodec, more)
+    assert [c for c, e in raised.items() if e and not isinstance(e, ModelError)] == []
+    wrong = [(field, repr(value)) for field, value in more]
+    for field, message in (
+        ("sampling_rate", "sampling_rate: input should be"),
+        ("upsampling_ratios", r"upsampling_ratios|tensor"),
+        ("kernel_size", "kernel_size: "),
+        ("last_kernel_size", "last_kernel_size: "),
+        ("residual_kernel_size", "residual_kernel_size: "),
+        ("audio_channels", "audio_channels: "),
+        ("num_lstm_layers", "num_lstm_layers: |tensor encoder"),
+        ("use_causal_conv", "use_causal_conv: "),
+    ):
+        for value in (0, -1, "x", None, [0], 1.5, {}):
+            wrong.append((field, repr(value)))
+            with pytest.raises(ModelError, match=message):
+                raise raised[field, repr(value)]
+    for case in wrong:
+        assert isinstance(raised[case], ModelError), case
+        assert "\n" not in str(raised[case])
+
+
+def test_configs_nested_too_deep_are_refused(tiny, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes((tiny / "model.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match="no JSON"):
+        read_encodec(tmp_path)
+
+
+def test_configs_cannot_ask_for_memory(tiny, tmp_path, monkeypatch):
+    """No network is made whose size only the config tells."""
+    (tmp_path / "model.safetensors").write_bytes((tiny / "model.safetensors").read_bytes())
+    fields = json.loads((tiny / "config.json").read_text())
+    made = []
+    convolution = torch.nn.Conv1d.__init__
+
+    def spy(self, *arguments, **options):
+        convolution(self, *arguments, **options)
+        made.append(self.weight.numel() * (not self.weight.is_meta))
+
+    monkeypatch.setattr(torch.nn.Conv1d, "__init__", spy)
+    read_encodec(tiny)
+    assert max(made) > 0
+    made.clear()
+    for change in ({"num_filters": 1024}, {"num_filters": 65_536, "upsampling_ratios": [2] * 16}):
+        (tmp_path / "config.json").write_text(json.dumps(fields | change))
+        with pytest.raises(ModelError, match=r"its tensors hold|has no tensor"):
+            read_encodec(tmp_path)
+    assert max(made) == 0
+
+
 def test_damaged_originals_are_refused(original, tmp_path):
     theirs, path, _ = original
     with pytest.raises(ModelError, match="no checkpoint at"):

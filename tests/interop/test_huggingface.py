@@ -166,11 +166,60 @@ def test_damaged_checkpoints_are_refused_by_the_tensor(request, name, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (
+            "dac",
+            {
+                "sampling_rate": [0, 2**30],
+                "codebook_dim": [-1],
+                "codebook_size": [-1, 1],
+                "encoder_hidden_size": [-1],
+                "decoder_hidden_size": [0, 65],
+                "downsampling_ratios": [[], [0], [4096, 4096], [2] * 99],
+                "n_codebooks": [0, 10**9],
+            },
+        ),
+        (
+            "mimi",
+            {
+                "sampling_rate": [0],
+                "upsampling_ratios": [[0], [1, 2], [4096, 4096]],
+                "audio_channels": [0, -1],
+                "kernel_size": [None, -1],
+                "compress": [0, 3],
+                "num_attention_heads": [0, 3],
+                "num_quantizers": [0, 1],
+                "num_semantic_quantizers": [0, 8],
+                "sliding_window": [0, 10**9],
+                "rope_parameters": ["x", {"rope_theta": "x"}],
+                "dilation_growth_rate": [0, 10**9],
+                "num_hidden_layers": [0, 10**9],
+            },
+        ),
+    ],
+)
+def test_damaged_configs_are_refused_by_the_field(request, name, changes, tmp_path, damage):
+    _, folder, _ = request.getfixturevalue(name)
+    read = {"dac": read_dac, "mimi": read_mimi}[name]
+    more = [(field, value) for field, values in changes.items() for value in values]
+    more += [("encoder_hidden_size", 2**16), ("num_filters", 2**16)]
+    raised = damage(folder, tmp_path, read, more)
+    assert [c for c, e in raised.items() if e and not isinstance(e, ModelError)] == []
+    for field, value in more[:-2]:
+        with pytest.raises(ModelError, match=field):
+            raise raised[field, repr(value)]
+    largest = {"dac": more[-2], "mimi": more[-1]}[name]
+    with pytest.raises(ModelError, match="its tensors hold"):
+        raise raised[largest[0], repr(largest[1])]
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"num_key_value_heads": 2}, "num_key_value_heads 2"),
         ({"hidden_act": "relu"}, "hidden_act"),
-        ({"frame_rate": 25.0}, "frames per second"),
+        ({"frame_rate": 25.0}, "frame_rate 25"),
     ],
 )
 def test_other_kinds_of_mimi_are_refused(mimi, tmp_path, change, message):

@@ -1,10 +1,12 @@
 """Files of tensors: read without running code, each tensor checked by name as it is taken."""
 
 import json
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 from zipfile import BadZipFile
 
 import torch
@@ -16,6 +18,8 @@ from rvq.errors import ModelError
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 """Of a folder in Hugging Face's layout, in order of preference."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def find(name_or_path: str) -> Path:
@@ -54,6 +58,7 @@ class Checkpoint:
 
     Attributes:
         config: the fields of the `config.json` beside the tensors, empty without one.
+        file: of the tensors.
 
     Raises:
         ModelError: no such file, or a damaged, truncated or foreign one.
@@ -72,10 +77,11 @@ class Checkpoint:
         card = file.with_name("config.json")
         try:
             self.config = json.loads(card.read_text()) if card.is_file() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ModelError(f"{card} is damaged: it is no JSON") from None
         if not isinstance(self.config, dict):
             raise ModelError(f"{card} is damaged: it holds no fields")
+        self.file = file
         self._tensors = _read(file)
 
     def fields(self, model_type: str) -> dict:
@@ -136,6 +142,30 @@ class Checkpoint:
                 v, g = self.take(direction, shape), self.take(length, (shape[0], *ones))
                 return torch._weight_norm(v, g, 0)
         return self.take(name, shape)
+
+    def build(self, make: Callable[[], Network]) -> Network:
+        """A network, made only where the tensors left are of its size: a config may say any.
+
+        Raises:
+            ModelError: it would have over twice as many numbers as they; less is left to `take`,
+                which names what is missing.
+        """
+        held = sum(tensor.numel() for tensor in self._tensors.values())
+        try:
+            with torch.device("meta"):  # shapes without memory
+                sketch = make()
+            wanted: float = sum(
+                p.numel() for p in (*sketch.parameters(), *sketch.buffers()) if p.is_meta
+            )
+            said = f"a model of {wanted} numbers"
+        except RuntimeError:  # a single tensor of more bytes than can be counted
+            wanted, said = math.inf, "a model too large for any memory"
+        if wanted > 2 * held:
+            raise ModelError(
+                f"config.json of {self.path} describes {said}, and its tensors hold {held}; "
+                "a field such as hidden_size is damaged, or it is of another model"
+            )
+        return make()
 
     @torch.no_grad()
     def fill(self, network: nn.Module, name_of: Callable[[str], str]) -> None:

@@ -8,6 +8,16 @@ from torch import Tensor, nn
 
 from rvq.errors import ModelError
 from rvq.interop.checkpoint import Checkpoint
+from rvq.interop.config_fields import (
+    Channels,
+    CodebookSize,
+    Count,
+    Fields,
+    Rate,
+    Strides,
+    check_hop,
+    read_fields,
+)
 from rvq.interop.published import PublishedCodec
 from rvq.nn.dac import DacConfig, DacDecoder, DacEncoder
 from rvq.nn.onnx_networks import Part, write_model_folder
@@ -120,6 +130,16 @@ class _FramesFirst(nn.Module):
         return self.network(x).transpose(1, 2)
 
 
+class _DacFields(Fields):
+    sampling_rate: Rate
+    encoder_hidden_size: Channels
+    downsampling_ratios: Strides
+    decoder_hidden_size: Channels
+    n_codebooks: Count
+    codebook_size: CodebookSize
+    codebook_dim: Channels
+
+
 def read_dac(path: Path) -> Dac:
     """Read a checkpoint.
 
@@ -127,23 +147,29 @@ def read_dac(path: Path) -> Dac:
         path: Hugging Face's folder, or the safetensors file in it.
 
     Raises:
-        ModelError: missing, damaged, truncated or of another model; the tensor at fault is named.
+        ModelError: missing, damaged, truncated or of another model; the tensor at fault, or the
+            field of `config.json`, is named.
     """
     checkpoint = Checkpoint(path)
-    fields = checkpoint.fields("dac")
-    try:
-        config = DacConfig(
-            sample_rate=fields["sampling_rate"],
-            width=fields["encoder_hidden_size"],
-            strides=tuple(fields["downsampling_ratios"]),
-            decoder_width=fields["decoder_hidden_size"],
-            n_codebooks=fields["n_codebooks"],
-            codebook_size=fields["codebook_size"],
-            codebook_dim=fields["codebook_dim"],
+    where = f"config.json of {path}"
+    fields = read_fields(_DacFields, checkpoint.fields("dac"), where)
+    check_hop(where, "downsampling_ratios", fields.downsampling_ratios)
+    halvings = len(fields.downsampling_ratios)
+    if fields.decoder_hidden_size % 2**halvings:
+        raise ModelError(
+            f"{where} has decoder_hidden_size {fields.decoder_hidden_size}, which cannot be halved "
+            f"{halvings} times"
         )
-        model = Dac(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"config.json of {path} is damaged or lacks a field: {error}") from None
+    config = DacConfig(
+        sample_rate=fields.sampling_rate,
+        width=fields.encoder_hidden_size,
+        strides=tuple(fields.downsampling_ratios),
+        decoder_width=fields.decoder_hidden_size,
+        n_codebooks=fields.n_codebooks,
+        codebook_size=fields.codebook_size,
+        codebook_dim=fields.codebook_dim,
+    )
+    model = checkpoint.build(lambda: Dac(config))
     checkpoint.fill(model, lambda name: name.replace("stages.", "quantizer.quantizers."))
     checkpoint.finish()
     return model.eval().requires_grad_(False)

@@ -99,6 +99,20 @@ _LAYOUTS = {
 }
 
 
+def check_layout(name: str, hop_length: int, codebook_size: int) -> None:
+    """Make sure that a model's frames are those of the files that have its name.
+
+    Raises:
+        ModelError: they are of another length, or of codes that do not take ten bits.
+    """
+    layout = _LAYOUTS[name]
+    if (hop_length, codebook_size) != (layout.hop, 1 << _BITS):
+        raise ModelError(
+            f".ecdc files of {name} have frames of {layout.hop} samples and codebooks of "
+            f"{1 << _BITS}; the model given has {hop_length} and {codebook_size}: use .rvq files"
+        )
+
+
 def dumps(file: EcdcFile, language_model: LanguageModel | None = None) -> bytes:
     """The bytes of an `.ecdc` file.
 

@@ -3,6 +3,7 @@
 A model folder runs without torch; a checkpoint needs it.
 """
 
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -18,11 +19,14 @@ from rvq.codec.files import read_audio, write_audio
 from rvq.codec.frames import check_samples
 from rvq.codec.segments import SegmentRuntime
 from rvq.errors import FormatError, InputError, ModelError
-from rvq.interop.ecdc import EcdcFile, LanguageModel, Segment, dumps, loads
+from rvq.interop.ecdc import EcdcFile, LanguageModel, Segment, check_layout, dumps, loads
+from rvq.model_folder import read_card
 from rvq.quantize.search import decode
 from rvq.replacing import replacing
 
 Floats = npt.NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 
 class EcdcModel(Protocol):
@@ -34,6 +38,7 @@ class EcdcModel(Protocol):
         channels: of the audio.
         n_codebooks: at most.
         hash: of a model folder; None for a checkpoint.
+        published: whether the weights are known to be those that others have by the same name.
     """
 
     name: str
@@ -41,6 +46,7 @@ class EcdcModel(Protocol):
     channels: int
     n_codebooks: int
     hash: str | None
+    published: bool
 
     def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
         """Audio `[channels, n_samples]` -> segments; bitrate in kbps of all channels together."""
@@ -56,9 +62,12 @@ class FolderModel:
         self._codec = codec
         self._beam_size = beam_size
         self.name, self.channels = codec.runtime.name, codec.runtime.channels
-        self.sample_rate = codec.runtime.sample_rate
+        self.sample_rate, self.hop_length = codec.runtime.sample_rate, codec.runtime.hop_length
+        self.codebook_size = codec.codebook_size
         self.n_codebooks = len(codec.runtime.codebooks)
         self.hash: str | None = codec.model_hash
+        facts = read_card(codec.folder).get("training") if codec.folder else None
+        self.published = isinstance(facts, dict) and facts.get("published") is True
 
     def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
         """See `EcdcModel`."""
@@ -117,7 +126,9 @@ class CheckpointModel:
             raise ModelError(f"a checkpoint needs `pip install 'rvq[train]'` ({error})") from None
         self._model = read_encodec(path)
         self.name, self.sample_rate = self._model.name, self._model.sample_rate
+        self.hop_length, self.codebook_size = self._model.hop_length, self._model.codebook_size
         self.channels, self.n_codebooks = self._model.channels, self._model.n_codebooks
+        self.published = self._model.published
 
     def compress(self, audio: Floats, bitrate: float | None) -> tuple[Segment, ...]:
         """See `EcdcModel`."""
@@ -145,7 +156,7 @@ def load_ecdc_model(name_or_path: str | Path, *, beam_size: int = BEAM_SIZE) -> 
         ModelError: there is no such model, it is damaged, or it is no EnCodec that the files know.
     """
     path = Path(name_or_path)
-    model: EcdcModel
+    model: CheckpointModel | FolderModel
     if path.is_file() or (path / "config.json").is_file():
         model = CheckpointModel(path)
     else:
@@ -159,6 +170,7 @@ def load_ecdc_model(name_or_path: str | Path, *, beam_size: int = BEAM_SIZE) -> 
             f".ecdc files are of EnCodec, not of the model {model.name}; give a folder written by "
             "`rvq import encodec`, or EnCodec's checkpoint, as the model"
         )
+    check_layout(model.name, model.hop_length, model.codebook_size)
     return model
 
 
@@ -190,6 +202,9 @@ def encode_ecdc(
 ) -> EcdcFile:
     """Compress any file that soundfile reads; other rates and channels are brought to the model's.
 
+    The file can name no weights but Meta's. Of a model that is not known to have them, a warning is
+    logged, which Python prints to stderr where no logging is set up.
+
     Args:
         model: EnCodec.
         source: the recording.
@@ -217,6 +232,14 @@ def encode_ecdc(
     data = dumps(file, language_model)
     with replacing(target) as temporary:
         temporary.write_bytes(data)
+    if not model.published:
+        _log.warning(
+            "%s names %s, but the model's weights are not known to be those that Meta published "
+            "by that name; if they are others, EnCodec's own program makes noise of the file, "
+            "and only this model decodes it",
+            target,
+            model.name,
+        )
     return file
 
 

@@ -4,13 +4,17 @@ Two layouts are read: the original state dicts (`.th`), whose shapes tell which 
 they are, and folders of Hugging Face's `EncodecModel`, whose `config.json` may describe others.
 """
 
+import hashlib
 import json
+import math
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -18,17 +22,24 @@ from torch.nn.utils import parametrize
 from rvq.codec.segments import CrossFade
 from rvq.errors import InputError, ModelError
 from rvq.interop.checkpoint import Checkpoint
+from rvq.interop.config_fields import SeanetFields, read_fields
 from rvq.interop.ecdc import Segment
 from rvq.interop.published import PublishedCodec
 from rvq.interop.seanet_names import seanet_names
 from rvq.nn.code_transformer import CodeTransformer, CodeTransformerConfig, tensor_name
-from rvq.nn.convolution import Padding, fold_weight_norm, prepare_export
+from rvq.nn.convolution import Norm, Padding, fold_weight_norm, prepare_export
 from rvq.nn.export import export
 from rvq.nn.model import CodecConfig, CodecModel
 from rvq.nn.onnx_networks import Part, write_model_folder
 from rvq.nn.quantizer import QuantizerConfig
 from rvq.nn.seanet import SEANETS, SEANetConfig, SEANetDecoder, SEANetEncoder, SegmentConfig
 from rvq.quantize.search import Search, decode
+
+_PUBLISHED = {"encodec_24khz": "d7cc33bc", "encodec_48khz": "7e698e3e"}
+"""How the SHA-256 of Meta's own `.th` files begins, as their names and the `encodec` package say.
+
+Of the same weights in Hugging Face's layout none is known here.
+"""
 
 
 class Encodec(PublishedCodec):
@@ -38,9 +49,14 @@ class Encodec(PublishedCodec):
         name: of the model.
         network: shape of encoder and decoder.
         codebooks: `[n_codebooks, codebook_size, dim]`.
+
+    Attributes:
+        published: whether it was read from Meta's own file, whose weights other programs that know
+            the name have too.
     """
 
     codebooks: Tensor
+    published = False
 
     def __init__(self, name: str, network: SEANetConfig, codebooks: Tensor) -> None:
         super().__init__()
@@ -133,6 +149,7 @@ class Encodec(PublishedCodec):
         Raises:
             InputError: its networks need whole recordings, or their segments overlap by over half.
         """
+        facts = facts | {"published": self.published}
         if self.network.causal and self.channels == 1:
             export(self.codec_model(), folder, name=self.name, facts=facts, half_weights=False)
             return
@@ -214,7 +231,8 @@ def read_encodec(path: Path) -> Encodec:
         path: an original `.th` file, or Hugging Face's folder or the safetensors file in it.
 
     Raises:
-        ModelError: missing, damaged, truncated or of another model; the tensor at fault is named.
+        ModelError: missing, damaged, truncated or of another model; the tensor at fault, or the
+            field of `config.json`, is named.
     """
     checkpoint = Checkpoint(path)
     # An original file may lie beside a config.json of something else.
@@ -230,7 +248,8 @@ def read_encodec(path: Path) -> Encodec:
     books = [
         checkpoint.take(codebook.format(i) + "embed", (size, shape.dim)) for i in range(n_codebooks)
     ]
-    model = Encodec(name, shape, torch.stack(books))
+    make = partial(Encodec, name, shape, torch.stack(books))
+    model = make() if original else checkpoint.build(make)
     for part in ("encoder", "decoder"):
         network = getattr(model, part)
         names = seanet_names(network, f"{part}.{prefix}", original=original)
@@ -238,7 +257,13 @@ def read_encodec(path: Path) -> Encodec:
     for statistic in ("inited", "cluster_size", "embed_avg"):
         checkpoint.drop(f"codebook.{statistic}")
     checkpoint.finish()
+    model.published = original and _sha256(checkpoint.file).startswith(_PUBLISHED[name])
     return model.eval().requires_grad_(False)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_language_model(path: Path, *, codec_hash: str | None = None) -> CodeTransformer:
@@ -295,49 +320,71 @@ def _which(checkpoint: Checkpoint) -> str:
     return name
 
 
+class _EncodecFields(SeanetFields):
+    normalize: bool = False
+    chunk_length_s: Annotated[float, Field(gt=0, le=600)] | None = None
+    overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
+    trim_right_ratio: float
+    use_conv_shortcut: bool = True
+    num_lstm_layers: Annotated[int, Field(ge=0, le=64)]
+    norm_type: Norm
+    pad_mode: Literal["reflect", "constant"]
+    use_causal_conv: bool
+    target_bandwidths: Annotated[
+        list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)
+    ]
+
+
 def _from_config(checkpoint: Checkpoint) -> tuple[str, SEANetConfig, int, int]:
     """Name, network, number and size of codebooks that a `config.json` describes."""
-    config = checkpoint.fields("encodec")
     where = f"config.json of {checkpoint.path}"
-    try:
-        ratios = config["upsampling_ratios"]
-        segments = None
-        normalise = config.get("normalize", False)
-        if config.get("chunk_length_s") is not None:
-            seconds, overlap = float(config["chunk_length_s"]), config.get("overlap") or 0.0
-            segments = SegmentConfig(seconds, overlap, normalise)
-        elif normalise:
-            raise ModelError(f"{where} wants normalised audio without segments; none is known so")
-        if config["trim_right_ratio"] != 1.0:
-            raise ModelError(f"{where} has trim_right_ratio {config['trim_right_ratio']}, not 1")
-        kernels = (config["kernel_size"], config["last_kernel_size"])
-        paddings: dict[str, Padding] = {"reflect": "reflect", "constant": "zeros"}
-        growth, units = config["dilation_growth_rate"], config["num_residual_layers"]
-        network = SEANetConfig(
-            sample_rate=config["sampling_rate"],
-            channels=config["audio_channels"],
-            dim=config["hidden_size"],
-            width=config["num_filters"],
-            strides=tuple(reversed(ratios)),
-            encoder_kernels=kernels,
-            decoder_kernels=kernels,
-            residual_kernel=config["residual_kernel_size"],
-            dilations=tuple(growth**i for i in range(units)),
-            compress=config["compress"],
-            convolved_skip=config.get("use_conv_shortcut", True),
-            lstm_layers=config["num_lstm_layers"],
-            norm=config["norm_type"],
-            padding=paddings[config["pad_mode"]],
-            causal=config["use_causal_conv"],
-            segments=segments,
+    fields = read_fields(_EncodecFields, checkpoint.fields("encodec"), where)
+    fields.check(where)
+    if fields.trim_right_ratio != 1.0:
+        raise ModelError(f"{where} has trim_right_ratio {fields.trim_right_ratio}, not 1")
+    kernels = (fields.kernel_size, fields.last_kernel_size)
+    paddings: dict[str, Padding] = {"reflect": "reflect", "constant": "zeros"}
+    if fields.use_causal_conv and fields.norm_type == "time_group_norm":
+        raise ModelError(
+            f"{where} has norm_type time_group_norm, which averages over the future, and "
+            "use_causal_conv"
         )
-        size = config["codebook_size"]
-        frame_rate = -(-network.sample_rate // network.hop_length)
-        bits = (size - 1).bit_length()
-        n_codebooks = int(1000 * config["target_bandwidths"][-1] // (frame_rate * bits))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(f"{where} is damaged or lacks a field: {error}") from None
+    network = SEANetConfig(
+        sample_rate=fields.sampling_rate,
+        channels=fields.audio_channels,
+        dim=fields.hidden_size,
+        width=fields.num_filters,
+        strides=tuple(reversed(fields.upsampling_ratios)),
+        encoder_kernels=kernels,
+        decoder_kernels=kernels,
+        residual_kernel=fields.residual_kernel_size,
+        dilations=fields.dilations,
+        compress=fields.compress,
+        convolved_skip=fields.use_conv_shortcut,
+        lstm_layers=fields.num_lstm_layers,
+        norm=fields.norm_type,
+        padding=paddings[fields.pad_mode],
+        causal=fields.use_causal_conv,
+        segments=_segments(fields, where),
+    )
+    frame_rate = -(-network.sample_rate // network.hop_length)
+    bits = (fields.codebook_size - 1).bit_length()
+    n_codebooks = int(1000 * fields.target_bandwidths[-1] // (frame_rate * bits))
     if n_codebooks < 1:
         raise ModelError(f"{where} leaves room for no codebook in its target_bandwidths")
     kilohertz = f"{network.sample_rate / 1000:g}khz"
-    return f"encodec_{kilohertz}", network, n_codebooks, size
+    return f"encodec_{kilohertz}", network, n_codebooks, fields.codebook_size
+
+
+def _segments(fields: _EncodecFields, where: str) -> SegmentConfig | None:
+    """How a model that a `config.json` describes cuts recordings, if it does."""
+    if fields.chunk_length_s is None:
+        if fields.normalize:
+            raise ModelError(f"{where} wants normalize without chunk_length_s; none is known so")
+        return None
+    if fields.use_causal_conv:
+        raise ModelError(f"{where} has chunk_length_s, which use_causal_conv does without")
+    segments = SegmentConfig(fields.chunk_length_s, fields.overlap or 0.0, fields.normalize)
+    if segments.n_samples(fields.sampling_rate) < math.prod(fields.upsampling_ratios):
+        raise ModelError(f"{where} has chunk_length_s {fields.chunk_length_s}, less than a frame")
+    return segments

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from rvq.errors import InputError, ModelError
 from rvq.interop.checkpoint import Checkpoint
+from rvq.interop.config_fields import Channels, Count, Fields, SeanetFields, read_fields
 from rvq.interop.published import PublishedCodec
 from rvq.interop.seanet_names import seanet_names
 from rvq.nn.mimi import MimiConfig, MimiDecoder, MimiEncoder
@@ -155,11 +158,12 @@ def read_mimi(path: Path) -> Mimi:
         path: Hugging Face's folder, or the safetensors file in it.
 
     Raises:
-        ModelError: missing, damaged, truncated or of another model; the tensor at fault is named.
+        ModelError: missing, damaged, truncated or of another model; the tensor at fault, or the
+            field of `config.json`, is named.
     """
     checkpoint = Checkpoint(path)
     config = _config(checkpoint)
-    model = Mimi(config)
+    model = checkpoint.build(lambda: Mimi(config))
     for part in ("encoder", "decoder"):
         network = getattr(model, part)
         names = seanet_names(network.seanet, f"{part}.layers.")
@@ -182,58 +186,90 @@ def read_mimi(path: Path) -> Mimi:
     return model.eval().requires_grad_(False)
 
 
+_RopeBase = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Rope(Fields):
+    rope_theta: _RopeBase
+
+
+class _MimiFields(SeanetFields):
+    use_conv_shortcut: bool
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    intermediate_size: Channels
+    sliding_window: Annotated[int, Field(ge=1, le=10_000)]
+    rope_parameters: _Rope | None = None
+    rope_theta: _RopeBase | None = None
+    num_quantizers: Count
+    num_semantic_quantizers: Count
+    codebook_dim: Channels
+    frame_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 def _config(checkpoint: Checkpoint) -> MimiConfig:
-    fields = checkpoint.fields("mimi")
+    found = checkpoint.fields("mimi")
     where = f"config.json of {checkpoint.path}"
-    try:
-        rope = fields.get("rope_parameters") or fields
-        units = fields["num_residual_layers"]
-        seanet = replace(
-            MimiConfig().seanet,
-            sample_rate=fields["sampling_rate"],
-            channels=fields["audio_channels"],
-            dim=fields["hidden_size"],
-            width=fields["num_filters"],
-            strides=tuple(reversed(fields["upsampling_ratios"])),
-            encoder_kernels=(fields["kernel_size"], fields["last_kernel_size"]),
-            decoder_kernels=(fields["kernel_size"], fields["last_kernel_size"]),
-            residual_kernel=fields["residual_kernel_size"],
-            dilations=tuple(fields["dilation_growth_rate"] ** i for i in range(units)),
-            compress=fields["compress"],
-            convolved_skip=fields["use_conv_shortcut"],
+    fields = read_fields(_MimiFields, found, where)
+    fields.check(where)
+    rope_base = fields.rope_parameters.rope_theta if fields.rope_parameters else fields.rope_theta
+    if rope_base is None:
+        raise ModelError(f"{where} is damaged or lacks a field: rope_theta")
+    if fields.hidden_size % (2 * fields.num_attention_heads):
+        raise ModelError(
+            f"{where} has hidden_size {fields.hidden_size}, no multiple of twice "
+            f"num_attention_heads {fields.num_attention_heads}"
         )
-        config = MimiConfig(
-            seanet=seanet,
-            n_layers=fields["num_hidden_layers"],
-            n_heads=fields["num_attention_heads"],
-            hidden=fields["intermediate_size"],
-            window=fields["sliding_window"],
-            rope_base=float(rope["rope_theta"]),
-            n_codebooks=fields["num_quantizers"],
-            n_semantic=fields["num_semantic_quantizers"],
-            codebook_size=fields["codebook_size"],
-            codebook_dim=fields["codebook_dim"],
+    if fields.num_semantic_quantizers >= fields.num_quantizers:
+        raise ModelError(
+            f"{where} has num_semantic_quantizers {fields.num_semantic_quantizers}, not below "
+            f"num_quantizers {fields.num_quantizers}"
         )
-        frame_rate = fields.get("frame_rate") or seanet.sample_rate / config.hop_length
-        # What the published model has, and these modules with it.
-        fixed = {
-            "use_causal_conv": True,
-            "pad_mode": "constant",
-            "trim_right_ratio": 1.0,
-            "hidden_act": "gelu",
-            "attention_bias": False,
-            "num_key_value_heads": config.n_heads,
-            "head_dim": config.dim // config.n_heads,
-            "upsample_groups": config.dim,
-            "vector_quantization_hidden_dimension": config.codebook_dim,
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{where} is damaged or lacks a field: {error}") from None
+    kernels = (fields.kernel_size, fields.last_kernel_size)
+    seanet = replace(
+        MimiConfig().seanet,
+        sample_rate=fields.sampling_rate,
+        channels=fields.audio_channels,
+        dim=fields.hidden_size,
+        width=fields.num_filters,
+        strides=tuple(reversed(fields.upsampling_ratios)),
+        encoder_kernels=kernels,
+        decoder_kernels=kernels,
+        residual_kernel=fields.residual_kernel_size,
+        dilations=fields.dilations,
+        compress=fields.compress,
+        convolved_skip=fields.use_conv_shortcut,
+    )
+    config = MimiConfig(
+        seanet=seanet,
+        n_layers=fields.num_hidden_layers,
+        n_heads=fields.num_attention_heads,
+        hidden=fields.intermediate_size,
+        window=fields.sliding_window,
+        rope_base=rope_base,
+        n_codebooks=fields.num_quantizers,
+        n_semantic=fields.num_semantic_quantizers,
+        codebook_size=fields.codebook_size,
+        codebook_dim=fields.codebook_dim,
+    )
+    frame_rate = fields.frame_rate or seanet.sample_rate / config.hop_length
+    # What the published model has, and these modules with it.
+    fixed = {
+        "use_causal_conv": True,
+        "pad_mode": "constant",
+        "trim_right_ratio": 1.0,
+        "hidden_act": "gelu",
+        "attention_bias": False,
+        "num_key_value_heads": config.n_heads,
+        "head_dim": config.dim // config.n_heads,
+        "upsample_groups": config.dim,
+        "vector_quantization_hidden_dimension": config.codebook_dim,
+    }
     for name, value in fixed.items():
-        if fields.get(name, value) != value:
-            raise ModelError(f"{where} has {name} {fields[name]!r}; only {value!r} is supported")
+        if found.get(name, value) != value:
+            raise ModelError(f"{where} has {name} {found[name]!r}; only {value!r} is supported")
     if frame_rate * config.hop_length != seanet.sample_rate:
         raise ModelError(
-            f"{where} has {frame_rate} frames per second; SEANet's halved are expected"
+            f"{where} has frame_rate {frame_rate}; half of SEANet's frames per second are expected"
         )
     return config
