@@ -132,6 +132,46 @@ def test_recording_from_the_microphone(page):
     assert page.evaluate("window.started.at(-1).energy") > 1
 
 
+def test_choosing_something_else_ends_a_recording(page):
+    page.evaluate(
+        """() => {
+          const devices = navigator.mediaDevices;
+          const get = devices.getUserMedia.bind(devices);
+          devices.getUserMedia = async (wishes) => (window.heard = await get(wishes));
+        }"""
+    )
+    page.click("#record")
+    page.wait_for_selector("#record.recording")
+    other = page.locator("#samples button").nth(1)
+    other.click()
+    title = other.locator("strong").inner_text()
+    page.wait_for_selector(f"body[data-clip='{title}']", state="attached")
+    assert page.evaluate("window.heard.getTracks().map((track) => track.readyState)") == ["ended"]
+    assert page.inner_text("#record strong") == "Record"
+    assert page.locator("#record.recording").count() == 0
+    page.wait_for_timeout(500)  # two ticks of its clock
+    assert page.get_attribute("body", "data-clip") == title
+    assert page.inner_text("#record strong") == "Record"
+
+
+def test_axis_is_that_of_the_model(browser, served):
+    context = browser.new_context()
+    page = context.new_page()
+
+    def other_rate(route):
+        answer = route.fetch()
+        about = answer.json()
+        about["model"]["sample_rate"] = 44100
+        route.fulfill(response=answer, json=about)
+
+    page.route("**/about.json", other_rate)
+    page.goto(served)
+    page.wait_for_selector("#samples button")
+    assert page.locator(".axis i").all_inner_texts() == ["22.1 kHz", "11", "0"]
+    assert page.get_attribute("#spectrogram", "aria-label") == "Spectrogram, 0 to 22.1 kHz"
+    context.close()
+
+
 def test_heat_map_frames_and_layers(page, codec, sample_bytes):
     page.click("nav a[href='#inside']")
     page.locator("#codes").focus()
@@ -167,6 +207,27 @@ def test_layers_can_be_muted_scrambled_and_swapped(page):
     assert len(set(energies)) == 4
     page.click("nav a[href='#listen']")
     wait_playing(page, "rvq-4")
+
+
+def test_an_edit_that_comes_too_late_is_not_played(page):
+    page.click("nav a[href='#inside']")
+    page.wait_for_selector("#page-inside:not([hidden])")
+    held = []
+    hold = True
+    page.route("**/api/decode*", lambda route: held.append(route) if hold else route.continue_())
+    page.select_option("#layer-1", "mute")
+    while not held:
+        page.wait_for_timeout(50)
+    page.click("nav a[href='#listen']")
+    page.wait_for_selector("#page-listen:not([hidden])")
+    hold = False
+    with page.expect_response("**/api/decode*", timeout=20_000):
+        for route in held:
+            route.continue_()
+    page.wait_for_timeout(500)
+    assert page.get_attribute("body", "data-playing") == "rvq-4"
+    assert page.evaluate("window.started") == []
+    assert page.inner_text("#message") == ""
 
 
 def test_learning_steps(page):

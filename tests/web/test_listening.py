@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -69,14 +70,26 @@ def test_no_more_is_decoded_than_wanted(speech):
         (as_bytes(np.zeros(0), 24000), "no sound"),
         (as_bytes(np.array([0.0, np.nan]), 24000, subtype="FLOAT"), "NaN"),
         (as_bytes(np.zeros(10), 100), "100 Hz"),
+        (as_bytes(np.zeros(10), 655_350), "655350 Hz"),
         (as_bytes(np.zeros((10, 9)), 24000), "9 channels"),
     ],
     # Not the data themselves, which hold the time when they were made.
-    ids=["nothing", "text", "empty", "NaN", "rate", "channels"],
+    ids=["nothing", "text", "empty", "NaN", "low rate", "high rate", "channels"],
 )
 def test_what_is_no_recording_is_refused(data, message):
     with pytest.raises(InputError, match=message):
         listening.read_recording(data, 24000)
+
+
+def test_channels_are_not_kept_while_a_recording_is_read():
+    seconds, rate = 20, 96_000
+    data = as_bytes(np.zeros((seconds * rate, 8), np.int16), rate, "FLAC")
+    tracemalloc.start()
+    samples, _ = listening.read_recording(data, 24000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(samples) == seconds * 24000
+    assert peak < 4 * seconds * rate * 4  # bytes of four channels of the eight
 
 
 def test_a_damaged_tail_is_no_reason_to_fail(sample_bytes):
@@ -90,6 +103,14 @@ def test_a_damaged_tail_is_no_reason_to_fail(sample_bytes):
 def test_impossible_latents_are_refused(codec, shape, n_samples):
     with pytest.raises(InputError):
         listening.decode(codec.runtime, np.zeros(shape, np.float32), n_samples)
+
+
+def test_absurd_latents_are_refused_and_loud_ones_are_not(codec):
+    largest = np.abs(codec.runtime.codebooks).max(axis=(1, 2)).sum()
+    listening.decode(codec.runtime, np.full((5, 128), largest, np.float32), 100)
+    for value in (1e20, -3e38, np.inf, np.nan):
+        with pytest.raises(InputError, match="latents must be within"):
+            listening.decode(codec.runtime, np.full((5, 128), value, np.float32), 100)
 
 
 def test_peers_are_heard_without_their_delay(codec, sample_bytes):

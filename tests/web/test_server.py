@@ -1,10 +1,14 @@
 import posixpath
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -75,12 +79,22 @@ def test_encode_and_decode(client, codec, sample_bytes):
             "/api/decode?n_samples=1",
             safetensors.numpy.save({"latents": np.full((9, 128), np.nan, "f4")}),
         ),
+        (
+            "/api/decode?n_samples=1",
+            safetensors.numpy.save({"latents": np.full((9, 128), 1e20, "f4")}),
+        ),
+        (
+            "/api/decode?n_samples=0000000000001",
+            safetensors.numpy.save({"latents": np.zeros((9, 128), "f4")}),
+        ),
         ("/api/peer/nonesuch", safetensors.numpy.save({"samples": np.zeros(9, "f4")})),
-        ("/api/peer/mp3-16", safetensors.numpy.save({"samples": np.zeros((3, 3), "f4")})),
+        ("/api/peer/{peer}", safetensors.numpy.save({"samples": np.zeros((3, 3), "f4")})),
+        ("/api/peer/{peer}", safetensors.numpy.save({"samples": np.full(24000, 1e30, "f4")})),
     ],
 )
 def test_bad_requests_get_one_sentence(client, path, body):
-    answer = client.post(path, content=body)
+    peer = next(iter(listening.installed_peers()), "nonesuch")
+    answer = client.post(path.format(peer=peer), content=body)
     assert answer.status_code == 400
     assert len(answer.json()["error"].splitlines()) == 1
 
@@ -94,6 +108,23 @@ def test_other_sites_are_refused(client, sample_bytes):
     cross = {"Sec-Fetch-Site": "cross-site"}
     assert client.post("/api/encode", content=sample_bytes, headers=cross).status_code == 403
     assert client.get("/about.json", headers={"Host": "evil.example"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (None, 200),
+        ("http://localhost", 200),
+        ("http://localhost:8765", 403),
+        ("http://evil.example", 403),
+        ("null", 403),
+    ],
+)
+def test_other_sites_are_refused_by_origin_where_the_browser_says_no_more(client, origin, status):
+    headers = {"Origin": origin} if origin else {}
+    body = safetensors.numpy.save({"latents": np.zeros((9, 128), "f4")})
+    answer = client.post("/api/decode?n_samples=1", content=body, headers=headers)
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -114,6 +145,87 @@ def test_other_sites_are_refused(client, sample_bytes):
 )
 def test_only_names_of_this_machine_are_answered(client, host, status):
     assert client.get("/about.json", headers={"Host": host}).status_code == status
+
+
+def test_a_server_for_others_is_reached_by_addresses_and_its_own_names_only():
+    command = [sys.executable, "-u", "-m", "rvq", "serve", "--port", "0", "--no-browser"]
+    with subprocess.Popen(
+        [*command, "--host", "0.0.0.0"], stdout=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            port = run.stdout.readline().split()[0].rstrip("/").rpartition(":")[2]
+            names = ("192.168.1.2", "[fe80::1]", "localhost", socket.gethostname())
+            for name in (*names, "evil.example", "192.168.1.2.evil.example"):
+                request = urllib.request.Request(f"http://127.0.0.1:{port}/")
+                request.add_header("Host", f"{name}:{port}")
+                try:
+                    status = urllib.request.urlopen(request).status
+                except urllib.error.HTTPError as error:
+                    status = error.code
+                assert status == (200 if name in names else 400), name
+        finally:
+            run.terminate()
+
+
+def test_few_requests_compute_at_once(client, monkeypatch):
+    running, most, lock = 0, 0, threading.Lock()
+
+    def decode(runtime, latents, n_samples):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.1)
+        with lock:
+            running -= 1
+        return np.zeros(n_samples, np.float32)
+
+    monkeypatch.setattr(listening, "decode", decode)
+    body = safetensors.numpy.save({"latents": np.zeros((9, 128), "f4")})
+    with ThreadPoolExecutor(8) as pool:
+        asked = [
+            pool.submit(client.post, "/api/decode?n_samples=1", content=body) for _ in range(8)
+        ]
+        assert all(answer.result().status_code == 200 for answer in asked)
+    assert most == 2
+
+
+def test_interrupted_it_waits_for_nobody_long():
+    command = [sys.executable, "-u", "-m", "rvq", "serve", "--port", "0", "--no-browser"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            port = int(run.stdout.readline().split()[0].rstrip("/").rpartition(":")[2])
+            with socket.create_connection(("127.0.0.1", port)) as half:
+                # A request whose body never comes.
+                head = f"POST /api/encode HTTP/1.1\r\nHost: localhost:{port}\r\n"
+                half.sendall(f"{head}Content-Length: 9\r\n\r\n".encode())
+                time.sleep(1)
+                run.send_signal(signal.SIGINT)
+                assert run.wait(60) == 130
+        finally:
+            run.kill()
+        told = run.stderr.read()
+        assert told.splitlines()[-1] == "rvq: interrupted"
+        assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--runtime", "dist"], "--static"),
+        (["--static", "new", "--port", "8765"], "--port"),
+        (["--static", "new", "--host", "localhost"], "--host"),
+        (["--static", "new", "--no-browser"], "--browser"),
+    ],
+)
+def test_options_that_mean_nothing_together_are_refused(options, named, tmp_path):
+    command = [sys.executable, "-m", "rvq", "serve", "--model", "nonesuch", *options]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 1
+    assert named in run.stderr
+    assert len(run.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6")

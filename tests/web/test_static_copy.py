@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from rvq.errors import InputError, ModelError
 from rvq.model_folder import read_card
 from rvq.web import listening, static_copy
 from rvq.web.listening import SAMPLES
+from rvq.web.server import PAGE
 from rvq.web.static_copy import runtime_files, write_static_copy
 from rvq.web.tensors import unpack
 
@@ -39,6 +41,19 @@ def test_nothing_is_overwritten(tmp_path):
     with pytest.raises(ModelError):
         write_static_copy("nonesuch", tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("folder", [".", "../here", "new/../other"])
+def test_the_folder_one_stands_in_is_filled(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(static_copy, "runtime_files", lambda folder: [])
+    monkeypatch.setattr(static_copy, "_write_sample", lambda *of: {"peers": {}})
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    write_static_copy("speech_24khz", Path(folder))
+    expected = {path.name for path in PAGE.iterdir()}
+    expected |= {"ort", "model", "about.json", ".nojekyll"}
+    assert {path.name for path in Path(folder).resolve().iterdir()} == expected
 
 
 def test_models_of_another_family_are_refused(tmp_path):

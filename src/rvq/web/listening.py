@@ -30,6 +30,8 @@ MAX_BYTES = 25_000_000
 """The largest upload."""
 MAX_SECONDS = 30
 """How much of a recording is used."""
+MAX_RATE = 192_000
+"""The highest sample rate of a recording, Hz."""
 FIRST_CODEBOOKS = 4
 """What the page plays first."""
 PEERS: dict[str, System] = {
@@ -90,7 +92,8 @@ class PeerResult:
 def read_recording(data: bytes, sample_rate: int) -> tuple[Floats, float]:
     """The bytes of an audio file -> mono samples `[n]` at `sample_rate`, and its length in seconds.
 
-    Nothing is written anywhere, and no more than `MAX_SECONDS` is decoded, whatever a file claims.
+    Nothing is written anywhere, and no more than `MAX_SECONDS` is decoded, whatever a file claims;
+    of what a few kilobytes of silence unpack to, one second of all channels is kept at a time.
 
     Raises:
         InputError: not audio, empty, not finite, or of an absurd rate or number of channels.
@@ -101,23 +104,22 @@ def read_recording(data: bytes, sample_rate: int) -> tuple[Floats, float]:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, length = file.samplerate, file.frames / file.samplerate
-            if not 1000 <= rate <= 768_000 or file.channels > 8:
+            if not 1000 <= rate <= MAX_RATE or file.channels > 8:
                 raise InputError(
                     f"a recording of {rate} Hz and {file.channels} channels is not taken: "
-                    "1 to 768 kHz and up to 8 channels are"
+                    f"1 to {MAX_RATE // 1000} kHz and up to 8 channels are"
                 )
-            audio = np.concatenate([np.empty((0, file.channels), np.float32), *_seconds(file)])
+            mono = np.concatenate([np.empty(0, np.float32), *map(_mix, _seconds(file))])
     except (soundfile.LibsndfileError, ZeroDivisionError):
         raise InputError(
             "this is not audio that can be read here; WAV, FLAC, Ogg and MP3 are"
         ) from None
-    if not len(audio):
+    if not len(mono):
         raise InputError("this recording holds no sound")
-    check_samples(audio, "this recording")
-    mono = np.clip(audio.mean(axis=1), -1, 1)
+    length = max(length, len(mono) / rate)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
-    return np.ascontiguousarray(mono, np.float32), max(length, len(audio) / rate)
+    return np.ascontiguousarray(mono, np.float32), length
 
 
 def _seconds(file: "soundfile.SoundFile") -> Iterator[Floats]:
@@ -129,6 +131,12 @@ def _seconds(file: "soundfile.SoundFile") -> Iterator[Floats]:
             if not len(block := file.read(file.samplerate, dtype="float32", always_2d=True)):
                 break
             yield block
+
+
+def _mix(audio: Floats) -> Floats:
+    """`[n, channels]` -> `[n]`."""
+    check_samples(audio, "this recording")
+    return np.clip(audio.mean(axis=1), -1, 1)
 
 
 def encode(codec: Codec, data: bytes) -> Encoded:
@@ -176,13 +184,16 @@ def decode(runtime: Runtime, latents: Floats, n_samples: int) -> Floats:
     """Vectors `[n_frames, dim]`, quantized or made up -> samples `[n_samples]`.
 
     Raises:
-        InputError: another shape, not finite, too many frames, or a length they do not cover.
+        InputError: another shape, not finite, far from all sums of codewords, too many frames, or a
+            length they do not cover.
     """
     dim, most = runtime.codebooks.shape[2], MAX_SECONDS * runtime.frame_rate + runtime.delay + 1
     if latents.ndim != 2 or latents.shape[1] != dim or not 0 < len(latents) <= most:
         raise InputError(f"latents must be [1 to {most:.0f} frames, {dim}], got {latents.shape}")
-    if not np.isfinite(latents).all():
-        raise InputError("latents must be finite")
+    peak = np.abs(latents).max()
+    most = 4 * np.abs(runtime.codebooks).max(axis=(1, 2)).sum()  # four times what codes can reach
+    if not peak <= most:  # NaN is not, either
+        raise InputError(f"latents must be within {most:.0f} of zero, got {peak:g}")
     late = runtime.delay * runtime.hop_length
     if not 0 <= n_samples <= len(latents) * runtime.hop_length - late:
         raise InputError(f"{len(latents)} frames do not make {n_samples} samples")

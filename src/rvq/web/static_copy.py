@@ -52,7 +52,9 @@ def write_static_copy(
             the model is of a family that the browser does not run.
         ModelError: no such model, or a damaged one.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = folder.resolve()
+    existed = folder.exists()
+    if existed and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder; give a new one")
     card = read_card(find(model))
     if card["family"] != "spectral":
@@ -63,7 +65,9 @@ def write_static_copy(
     codec = Codec.load(model)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".rvq-") as temporary:
+        # An empty folder is filled, not replaced: it may be where the user stands, or a mount.
+        place = folder if existed else folder.parent
+        with tempfile.TemporaryDirectory(dir=place, prefix=".rvq-") as temporary:
             copy = Path(temporary, "page")
             shutil.copytree(PAGE, copy)
             progress("fetching ONNX Runtime Web")
@@ -79,10 +83,12 @@ def write_static_copy(
                 sample |= _write_sample(codec, sample["id"], copy / "samples")
             (copy / "about.json").write_text(json.dumps(facts))
             (copy / ".nojekyll").touch()  # some hosts hide files otherwise
-            if folder.exists():
-                folder.rmdir()
-            copy.chmod(0o755)
-            copy.rename(folder)
+            if existed:
+                for path in copy.iterdir():
+                    path.rename(folder / path.name)
+            else:
+                copy.chmod(0o755)
+                copy.rename(folder)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from None
 

@@ -17,7 +17,6 @@ export class Inside {
   #frame = 0;
   #norms = null; // of what each codebook of the clip leaves over
   #places = null;
-  #ask = 0;
 
   constructor(app) {
     this.app = app;
@@ -217,7 +216,7 @@ export class Inside {
   async #apply() {
     const clip = this.#clip;
     if (!clip) return;
-    const ask = ++this.#ask;
+    const ask = ++this.app.asked;
     this.#show();
     this.app.say("Decoding…");
     try {
@@ -225,7 +224,7 @@ export class Inside {
       const codes = this.#changed(clip, other);
       const layers = this.modes.map((mode) => mode !== "mute");
       const version = await clip.edited(codes, layers);
-      if (ask !== this.#ask || clip !== this.#clip) return;
+      if (ask !== this.app.asked || clip !== this.#clip) return;
       this.codes = codes;
       this.app.say("");
       this.draw();
@@ -233,7 +232,7 @@ export class Inside {
       document.body.dataset.playing = `edited:${this.modes.join(",")}`;
       await this.app.player.play();
     } catch (error) {
-      this.app.say(error.message, true);
+      if (ask === this.app.asked) this.app.say(error.message, true);
     }
   }
 

@@ -6,6 +6,7 @@ import { drawSpectrogram, drawWaveform } from "./draw/sound.js";
 const $ = (id) => document.getElementById(id);
 const number = (value, digits = 0) =>
   value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+const short = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
 
 export class Listen {
   #clip = null;
@@ -34,6 +35,10 @@ export class Listen {
     }
     $("hear-difference").addEventListener("click", () => this.choose(this.choice === "difference" ? "ours" : "difference"));
     new ResizeObserver(() => this.draw()).observe($("pictures"));
+    const top = about.model.sample_rate / 2000;
+    $("spectrogram").setAttribute("aria-label", `Spectrogram, 0 to ${short(top)} kHz`);
+    $("axis-top").textContent = `${short(top)} kHz`;
+    $("axis-middle").textContent = short(top / 2);
     this.#rate();
   }
 
@@ -56,13 +61,13 @@ export class Listen {
     this.choice = choice;
     this.#rate();
     if (!this.#clip) return;
-    const ask = ++this.#ask;
+    const ask = (this.#ask = ++this.app.asked);
     const clip = this.#clip;
     const id = choice === "original" ? "original" : this.compared;
     try {
       if (!clip.has(id)) this.app.say("Decoding…");
       const version = await clip.version(id);
-      if (ask !== this.#ask || clip !== this.#clip) return; // something else was asked for since
+      if (ask !== this.app.asked || clip !== this.#clip) return; // something else was asked for since
       this.app.say("");
       const other = version.samples;
       this.#shown = version;
@@ -73,7 +78,7 @@ export class Listen {
       this.#versions();
       this.draw();
     } catch (error) {
-      this.app.say(error.message, true);
+      if (ask === this.app.asked) this.app.say(error.message, true);
     }
   }
 
@@ -150,9 +155,10 @@ export class Listen {
     $("smaller").textContent = `${number(times, times < 10 ? 1 : 0)} times smaller than 16-bit PCM`;
   }
 
-  /** Come back to this page: what plays is again what it shows, not layers changed elsewhere. */
+  /** Come back to this page: what plays is again what it shows, not layers changed elsewhere,
+   *  nor those still being decoded. */
   resume() {
-    if (document.body.dataset.playing?.startsWith("edited")) this.choose(this.choice);
+    if (this.app.asked !== this.#ask) this.choose(this.choice);
     else this.draw();
     if (this.#clip) this.prefetch();
   }

@@ -13,6 +13,7 @@ const SECTIONS = ["listen", "inside", "learn"];
 const app = {
   backend: null,
   player: null,
+  asked: 0, // how often something was asked to sound, on any page: only the last may
   clips: new Map(), // of the shipped samples, by name
 
   /** Tell what is going on, or what went wrong. */
@@ -32,6 +33,7 @@ const app = {
 };
 
 let listen, inside, learn;
+let dropRecording = () => {};
 
 /** The lessons need nothing else, and nothing waits for them. */
 async function lessons() {
@@ -77,6 +79,7 @@ function redraw() {
 let opening = 0;
 async function open(make, title) {
   const turn = ++opening;
+  dropRecording();
   app.say(`Encoding ${title}…`);
   document.body.dataset.clip = "";
   try {
@@ -161,30 +164,42 @@ function addRecording() {
   const label = button.querySelector("strong");
   let recorder = null;
   let clock = 0;
-  async function stop() {
+  function end() {
     clearInterval(clock);
     const done = recorder;
     recorder = null;
     button.classList.remove("recording");
     label.textContent = "Record";
+    return done;
+  }
+  async function stop() {
+    const done = end();
     const encoded = async () =>
       new Clip(app.backend, "Your recording", await app.backend.encodeSamples(await done.stop()));
     await open(encoded, "Your recording");
   }
+  dropRecording = () => {
+    const running = button.classList.contains("recording"); // or the browser still asks, see below
+    const done = end();
+    if (running) done.close();
+  };
   button.addEventListener("click", async () => {
     if (recorder) return stop();
     app.player.pause();
     press(button);
-    recorder = new Recorder(app.backend.rate, (level) => button.style.setProperty("--level", level));
+    const mine = new Recorder(app.backend.rate, (level) => button.style.setProperty("--level", level));
+    recorder = mine;
     button.disabled = true; // until the browser has asked for the microphone
     try {
-      await recorder.start();
+      await mine.start();
     } catch (error) {
+      if (recorder !== mine) return;
       recorder = null;
       return app.say(error.message, true);
     } finally {
       button.disabled = false;
     }
+    if (recorder !== mine) return mine.close(); // something else was chosen since
     app.say("Recording. Press again to stop.");
     button.classList.add("recording");
     const began = performance.now();

@@ -28,11 +28,16 @@ export class Recorder {
     await this.context.resume();
   }
 
+  /** Let go of the microphone. */
+  close() {
+    this.stream.getTracks().forEach((track) => track.stop());
+    return this.context.close();
+  }
+
   /** Samples at the wanted rate. */
   async stop() {
-    this.stream.getTracks().forEach((track) => track.stop());
     const from = this.context.sampleRate;
-    await this.context.close();
+    await this.close();
     const n = this.#parts.reduce((sum, part) => sum + part.length, 0);
     if (!n) throw new Error("the microphone gave no sound");
     const samples = new Float32Array(n);
