@@ -61,8 +61,12 @@ def _is_cut(audio: soundfile.SoundFile) -> bool:
     if audio.format == "OGG":
         # Many whole files have no page that is marked as the last, so only one that is cut counts.
         end = _bytes_of(audio, -_OGG_PAGE)
-        page = end[end.rfind(b"OggS") :]
-        return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+        at = end.rfind(b"OggS")
+        page = end[at:]
+        if at < 0 or len(page) < 27:
+            return at >= 0
+        n_segments = page[26]
+        return len(page) < 27 + n_segments + sum(page[27 : 27 + n_segments])
     if audio.format == "MP3" and audio.tell() < audio.frames:
         first = _bytes_of(audio, _MP3_TAG)
         return b"Xing" in first or b"Info" in first  # else the number of frames is a guess

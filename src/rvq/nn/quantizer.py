@@ -116,7 +116,8 @@ class VectorQuantizer(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         # Averages over many steps need float32, whatever type the network around them is cast to.
         def moved(tensor: Tensor) -> Tensor:
-            return fn(tensor) if tensor.is_meta else tensor.to(fn(tensor.new_empty(0)).device)
+            tried = fn(tensor.new_empty(0))
+            return fn(tensor) if tried.dtype == tensor.dtype else tensor.to(tried.device)
 
         return super()._apply(moved, recurse)
 
