@@ -33,13 +33,13 @@ def _run() -> None:
         print(f"rvq: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        if error.errno in _WRITING and error.filename is None:
+        if error.filename is not None:
+            # A path that only the system knows to be wrong: too long, a loop of links, no access.
+            print(f"rvq: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        elif error.errno in _WRITING:
             print(f"rvq: cannot write: {error.strerror}", file=sys.stderr)
-            sys.exit(1)
-        if error.filename is None:
+        else:
             raise
-        # Of a path that only the system knows to be wrong: too long, a loop of links, no access.
-        print(f"rvq: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:
         sys.exit(_interrupted() if end.code == INTERRUPTED else end.code)

@@ -6,11 +6,13 @@ by `Checkpoint.build`.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rvq.errors import ModelError, first_problem
+from rvq.nn.seanet import SEANetConfig
 
 Rate = Annotated[int, Field(ge=1, le=2**24)]
 Channels = Annotated[int, Field(ge=1, le=2**16)]
@@ -50,6 +52,23 @@ class SeanetFields(Fields):
     def dilations(self) -> tuple[int, ...]:
         """Of the residual units before every stride."""
         return tuple(self.dilation_growth_rate**i for i in range(self.num_residual_layers))
+
+    def on(self, base: SEANetConfig) -> SEANetConfig:
+        """A network with these settings, the others those of `base`."""
+        kernels = (self.kernel_size, self.last_kernel_size)
+        return replace(
+            base,
+            sample_rate=self.sampling_rate,
+            channels=self.audio_channels,
+            dim=self.hidden_size,
+            width=self.num_filters,
+            strides=tuple(reversed(self.upsampling_ratios)),
+            encoder_kernels=kernels,
+            decoder_kernels=kernels,
+            residual_kernel=self.residual_kernel_size,
+            dilations=self.dilations,
+            compress=self.compress,
+        )
 
     def check(self, where: str) -> None:
         """Check what fields must have to do with each other.

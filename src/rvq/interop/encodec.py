@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -342,24 +343,14 @@ def _from_config(checkpoint: Checkpoint) -> tuple[str, SEANetConfig, int, int]:
     fields.check(where)
     if fields.trim_right_ratio != 1.0:
         raise ModelError(f"{where} has trim_right_ratio {fields.trim_right_ratio}, not 1")
-    kernels = (fields.kernel_size, fields.last_kernel_size)
     paddings: dict[str, Padding] = {"reflect": "reflect", "constant": "zeros"}
     if fields.use_causal_conv and fields.norm_type == "time_group_norm":
         raise ModelError(
             f"{where} has norm_type time_group_norm, which averages over the future, and "
             "use_causal_conv"
         )
-    network = SEANetConfig(
-        sample_rate=fields.sampling_rate,
-        channels=fields.audio_channels,
-        dim=fields.hidden_size,
-        width=fields.num_filters,
-        strides=tuple(reversed(fields.upsampling_ratios)),
-        encoder_kernels=kernels,
-        decoder_kernels=kernels,
-        residual_kernel=fields.residual_kernel_size,
-        dilations=fields.dilations,
-        compress=fields.compress,
+    network = replace(
+        fields.on(SEANetConfig()),
         convolved_skip=fields.use_conv_shortcut,
         lstm_layers=fields.num_lstm_layers,
         norm=fields.norm_type,

@@ -225,21 +225,7 @@ def _config(checkpoint: Checkpoint) -> MimiConfig:
             f"{where} has num_semantic_quantizers {fields.num_semantic_quantizers}, not below "
             f"num_quantizers {fields.num_quantizers}"
         )
-    kernels = (fields.kernel_size, fields.last_kernel_size)
-    seanet = replace(
-        MimiConfig().seanet,
-        sample_rate=fields.sampling_rate,
-        channels=fields.audio_channels,
-        dim=fields.hidden_size,
-        width=fields.num_filters,
-        strides=tuple(reversed(fields.upsampling_ratios)),
-        encoder_kernels=kernels,
-        decoder_kernels=kernels,
-        residual_kernel=fields.residual_kernel_size,
-        dilations=fields.dilations,
-        compress=fields.compress,
-        convolved_skip=fields.use_conv_shortcut,
-    )
+    seanet = replace(fields.on(MimiConfig().seanet), convolved_skip=fields.use_conv_shortcut)
     config = MimiConfig(
         seanet=seanet,
         n_layers=fields.num_hidden_layers,
